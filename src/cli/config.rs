@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::app::App;
 use super::args::{PipelineArgs, environment, place};
 use crate::config::{self, DefaultChange, ModelSaid, Pipeline, PipelineVersion, Resolved, Upgrade};
-use crate::error::{ErrorKind, Result, ResultExt, not_written};
+use crate::error::{Error, ErrorKind, Result, ResultExt, not_written};
 use crate::exec;
 use crate::store::named::{Existing, write_whole};
 use crate::tower::Tower;
@@ -35,7 +35,7 @@ pub(crate) struct ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Report every problem at once with its line; exit code 2 if there is one
+    /// Report every problem at once with its line; exit code 1 or 2 if there is one
     Check {
         #[command(flatten)]
         pipeline: PipelineArgs,
@@ -81,8 +81,8 @@ pub(super) async fn execute(args: ConfigArgs, app: &App) -> Result<()> {
             let resolved = pipeline.resolve()?;
             let config = &resolved.pipeline;
             let unpinned = check_towers(config, app).await?;
-            for wrong in exec::unusable_here(config).await {
-                app.reporter.warn(format!("{wrong}; a run on this machine would fail"));
+            for wrong in exec::unusable_here(config).await? {
+                app.reporter.warn(wrong);
             }
             let mut text = format!(
                 "{} is fine: {} table{}, tower {}, root {}\n",
@@ -163,6 +163,24 @@ async fn check_towers(config: &Pipeline, app: &App) -> Result<String> {
                     continue;
                 }
                 Err(error) => return Err(error).context(|| format!("[{section}{key}]")),
+            }
+            let here = Tower::check_here(tower, &pipeline.base_dir).await;
+            let wrong = |error: Error| error.of_key_in(key, "model");
+            match pipeline.origins.placed(here.map_err(wrong)) {
+                Ok(true) if key == "tower" => exec::refuse_arithmetic(pipeline)?,
+                Ok(_) => {}
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Config | ErrorKind::Unsupported) =>
+                {
+                    return Err(error).context(|| format!("[{section}{key}]"));
+                }
+                Err(error) => {
+                    all_here = false;
+                    app.reporter.warn(format!(
+                        "[{section}{key}]: {error}; a run on this machine would fail"
+                    ));
+                    continue;
+                }
             }
             if tower.may_move(&pipeline.base_dir)? {
                 let commit = tower.commit(&pipeline.base_dir).await?;

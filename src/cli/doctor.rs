@@ -12,10 +12,11 @@ use crate::observe::format;
 
 /// Check whether this machine, and a pipeline's store and models, are fit for a run
 ///
-/// Reports on processor, devices, memory, disks and open files; with a pipeline file also whether its store refuses the
-/// second of two writers (it writes two small objects and deletes them), whether the clocks agree, whether the files of
-/// its tables and its evaluation queries are there, and whether its models are on this machine or their hub answers.
-/// Every problem is reported with its fix. Nothing is fetched and no weights are loaded.
+/// Reports on processor, devices, memory, disks and open files; with a pipeline file also whether its store refuses
+/// the second of two writers (it writes two small objects and deletes them), whether the clocks agree, whether its
+/// tables open and fit its query, whether its evaluation queries are there, and whether its models are on this machine
+/// or their hub answers. Every problem is reported with its fix. Nothing is fetched, the corpus is not read and no
+/// weights are loaded.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

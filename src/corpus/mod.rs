@@ -58,7 +58,7 @@ pub use pairs::read_pairs;
 pub use prepare::{
     Chunker, DigestRow, Earlier, Exclude, FeedRequest, KnownText, Look, LookRequest,
     PrepareRequest, PreparedReader, RESERVED_COLUMNS, SMALL_CORPUS, ShardDigest, SharedCorpus,
-    Sharing, Wanted, check_template_length, clear_shares, gather_shards, look, prepare,
+    Sharing, Wanted, check, check_template_length, clear_shares, gather_shards, look, prepare,
     prepared_schema, prepared_shares, read_shares, share,
 };
 pub use sample::{ColumnShape, SampledColumn, TableSample, sample_table};

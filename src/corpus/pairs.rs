@@ -11,7 +11,7 @@ use datafusion::physical_plan::execute_stream;
 use futures::StreamExt;
 
 use super::options::{TableOptions, TypeRule};
-use super::session::{Room, error, physical_plan, query, session, sql_error};
+use super::session::{Depth, Room, error, physical_plan, query, session, sql_error};
 use crate::corpus::source::find::Finder;
 use crate::corpus::source::{file, tables};
 use crate::error::{Error, ErrorKind, Result, shielded_async};
@@ -43,9 +43,9 @@ pub async fn read_pairs(
         let storage = StorageOptions::default();
         let only = std::slice::from_ref(table);
         let finder = Finder::new(base_dir, &storage, None, cancel, reporter.as_ref());
-        let (rule, room) = (TypeRule::Exact, Room::of(MEMORY_MIB));
+        let (rule, room, depth) = (TypeRule::Exact, Room::of(MEMORY_MIB), Depth::Whole);
         let typing =
-            tables::Typing { rule, before: None, reporter, room, since: None, pinned: None };
+            tables::Typing { rule, before: None, reporter, room, depth, since: None, pinned: None };
         let tables = tables::register(&context, only, finder, &typing);
         let tables = cancel.unless_stopped(tables).await?;
         if let Some(first) = tables.rejections.samples.first() {

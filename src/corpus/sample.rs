@@ -13,7 +13,7 @@ use futures::StreamExt;
 use super::names::quoted;
 use super::options::{TableOptions, TypeRule};
 use super::outcome::class;
-use super::session::{Room, error, physical_plan, query, session, sql_error};
+use super::session::{Depth, Room, error, physical_plan, query, session, sql_error};
 use crate::corpus::source::find::Finder;
 use crate::corpus::source::tables;
 use crate::error::{Error, ErrorKind, Result, shielded_async};
@@ -95,9 +95,9 @@ pub async fn sample_table(
         let context = session(MEMORY_MIB)?;
         let only = std::slice::from_ref(table);
         let finder = Finder::new(base_dir, storage, None, cancel, reporter.as_ref());
-        let (rule, room) = (TypeRule::Exact, Room::of(MEMORY_MIB));
+        let (rule, room, depth) = (TypeRule::Exact, Room::of(MEMORY_MIB), Depth::Whole);
         let typing =
-            tables::Typing { rule, before: None, reporter, room, since: None, pinned: None };
+            tables::Typing { rule, before: None, reporter, room, depth, since: None, pinned: None };
         let tables = tables::register(&context, only, finder, &typing).await?;
         let sql = format!("SELECT * FROM {} LIMIT {ROWS}", quoted(&table.name));
         let rows = query(&context, &sql).await.map_err(|cause| sql_error(cause, only))?;

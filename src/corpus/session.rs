@@ -94,6 +94,33 @@ impl Room {
     }
 }
 
+/// Bytes of a table's text files that are read where their start is enough, at least so many of each, and of how many.
+const START: u64 = 4 * MIB;
+const LEAST_START: u64 = 16 << 10;
+const MOST_FILES: usize = 4_096;
+
+/// How much of text files, which say in their rows what they hold, is read to learn their columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// All of it.
+    Whole,
+    /// Their start: what columns a table has, but not of which types for sure.
+    Start,
+}
+
+impl Depth {
+    /// How many of so many files are read, and after how many bytes of rows each may end.
+    pub(super) fn of_files(self, files: usize) -> (usize, u64) {
+        match self {
+            Self::Whole => (files, u64::MAX),
+            Self::Start => {
+                let each = START / files.max(1) as u64;
+                (files.min(MOST_FILES), each.max(LEAST_START))
+            }
+        }
+    }
+}
+
 /// Parts of all expressions of a query.
 const MOST_PARTS: u64 = 200_000;
 /// Queries and tables of a query, its named ones written out.

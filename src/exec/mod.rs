@@ -72,7 +72,9 @@ pub use context::not_built;
 pub use context::{ClusterOptions, RunContext, RunOptions, SchedulerAddress};
 pub use context::{check_query_tower, new_run_id};
 pub use copy::copy;
-pub use doctor::{Check, Checkup, CheckupRequest, Health, examine, unusable_here};
+pub use doctor::{
+    Check, Checkup, CheckupRequest, Health, examine, refuse_arithmetic, unusable_here,
+};
 pub use explain::{ExplainRequest, Explained, explain};
 pub use plan::{plan, plan_brief, plan_gathered, plan_shares};
 pub use publish::publish_plan;

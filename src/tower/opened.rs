@@ -1,4 +1,4 @@
-//! A model's files, opened and hashed: what it is, its tokenizer, what it says about itself.
+//! A model's files, opened: what it is, its tokenizer, what it says about itself.
 
 use std::path::{Path, PathBuf};
 
@@ -116,10 +116,31 @@ impl Model {
     }
 }
 
-/// A model whose files are open and hashed.
+/// The files that make a model what it is.
+pub(super) enum Identity {
+    /// One that says everything.
+    Gguf(ReadAt),
+    /// Weights that `config.json`, whose digest this is, gives a meaning.
+    Safetensors { kind: &'static str, config: Digest256, files: Vec<ReadAt> },
+}
+
+impl Identity {
+    /// Reads the files from end to end where no digest of them is known.
+    ///
+    /// # Errors
+    /// What reading reports.
+    pub(super) fn digest(&self) -> Result<Digest256> {
+        match self {
+            Self::Gguf(file) => file.digest(),
+            Self::Safetensors { kind, config, files } => digest_of(kind, *config, files),
+        }
+    }
+}
+
+/// A model whose files are open. They are not hashed yet.
 pub(super) struct Opened {
     pub(super) model: Model,
-    pub(super) digest: Digest256,
+    pub(super) identity: Identity,
     /// What texts of more tokens depend on beside what went into the digest.
     pub(super) beyond: Option<(usize, Digest256)>,
     pub(super) definition: Definition,
@@ -149,7 +170,7 @@ pub(super) fn open_gguf(path: &Path, options: &TowerOptions) -> Result<Opened> {
             definition
         }
     };
-    let digest = gguf.file.digest()?;
+    let identity = Identity::Gguf(gguf.file.clone());
     let licence = licence::of_gguf(&gguf);
     let card = Card {
         pooling: gguf_config::pooling(&gguf)?,
@@ -169,7 +190,7 @@ pub(super) fn open_gguf(path: &Path, options: &TowerOptions) -> Result<Opened> {
         (None, None) => return Err(Error::internal("a model is an encoder or a decoder")),
     };
     let (beyond, teacher, family_by) = (None, None, "general.architecture");
-    Ok(Opened { model, digest, beyond, definition, teacher, card, family_by, licence })
+    Ok(Opened { model, identity, beyond, definition, teacher, card, family_by, licence })
 }
 
 pub(super) fn open_safetensors(
@@ -236,9 +257,9 @@ pub(super) fn open_safetensors(
             files.extend(module.files.iter().cloned());
         }
     }
-    let digest = digest_of(kind, identity, &files)?;
+    let identity = Identity::Safetensors { kind, config: identity, files };
     let (family_by, licence) = ("config.json", licence::of_folder(folder));
-    Ok(Opened { model, digest, beyond, definition, teacher, card, family_by, licence })
+    Ok(Opened { model, identity, beyond, definition, teacher, card, family_by, licence })
 }
 
 /// The digest of safetensors files that `config.json` (`identity`) gives a meaning.

@@ -1,13 +1,15 @@
 //! A tower from its options: files found and hashed, tokenizer open, weights not yet loaded.
 
 mod head;
+mod here;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::Device;
 
 use self::head::{after, own_head};
+use self::here::understand;
 use crate::error::{Error, ErrorKind, Result, ResultExt, shielded};
 use crate::observe::Reporter;
 use crate::tower::decoder::{Decoder, shaped};
@@ -16,11 +18,11 @@ use crate::tower::fake::{FakeEncoder, FakeTower};
 use crate::tower::files::hub::Hub;
 use crate::tower::files::lora::Adapter;
 use crate::tower::files::sentence::{Card, ModuleFile};
-use crate::tower::files::source::{ModelFiles, ModelSource, absolute, files, parse};
+use crate::tower::files::source::{ModelSource, absolute, parse};
 use crate::tower::model::encoder_config::EncoderConfig;
 use crate::tower::model::head::Head;
 use crate::tower::model::shape::Shape;
-use crate::tower::opened::{Model, Opened, open_gguf, open_safetensors};
+use crate::tower::opened::{Model, Opened};
 use crate::tower::tokenize::tokenizer::TowerTokenizer;
 use crate::tower::understood::fill;
 use crate::tower::{
@@ -36,6 +38,13 @@ use crate::types::{
 #[derive(Clone)]
 pub struct Tower {
     inner: Arc<Inner>,
+}
+
+/// Where a model is.
+enum Located {
+    Fake(FakeTower),
+    /// In a file, or a folder.
+    Files(PathBuf),
 }
 
 struct Inner {
@@ -73,37 +82,37 @@ impl Tower {
         Self::resolve_with(options, base_dir, reporter, Hub::from_env).await
     }
 
-    /// As [`Tower::resolve`], but nothing is fetched: `None` where the model is a hub's and not in its cache.
-    ///
-    /// # Errors
-    /// As [`Tower::resolve`].
-    pub async fn resolve_here(
-        options: &TowerOptions,
-        base_dir: &Path,
-        reporter: &Arc<dyn Reporter>,
-    ) -> Result<Option<Self>> {
-        let hub = || Hub::from_env().map(Hub::offline);
-        if let ModelSource::Hub { repo, file } = parse(&options.model, base_dir)?
-            && !hub()?.holds(&repo, options.revision.as_deref(), file.as_deref())?
-        {
-            return Ok(None);
-        }
-        Self::resolve_with(options, base_dir, reporter, hub).await.map(Some)
-    }
-
     async fn resolve_with(
         options: &TowerOptions,
         base_dir: &Path,
         reporter: &Arc<dyn Reporter>,
         hub: impl FnOnce() -> Result<Hub>,
     ) -> Result<Self> {
+        let (options, place) = Self::located(options, base_dir, reporter, hub).await?;
+        let path = match place {
+            Located::Fake(fake) => return Self::fake(options, fake),
+            Located::Files(path) => path,
+        };
+        // Hashing gigabytes blocks.
+        tokio::task::spawn_blocking(move || Self::open(options, &path))
+            .await
+            .or_error(ErrorKind::Internal, || "opening the tower")?
+    }
+
+    /// The options with absolute paths and the commit of a repository, and where the model's files are.
+    async fn located(
+        options: &TowerOptions,
+        base_dir: &Path,
+        reporter: &Arc<dyn Reporter>,
+        hub: impl FnOnce() -> Result<Hub>,
+    ) -> Result<(TowerOptions, Located)> {
         let source = parse(&options.model, base_dir)?;
         if !matches!(source, ModelSource::Fake(_)) {
             options.check_files(base_dir)?;
         }
         let mut options = options.clone();
         let path = match source {
-            ModelSource::Fake(fake) => return Self::fake(options, fake),
+            ModelSource::Fake(fake) => return Ok((options, Located::Fake(fake))),
             ModelSource::Local(path) => {
                 options.model = utf8(&path)?;
                 path
@@ -130,10 +139,7 @@ impl Tower {
         for place in [tokenizer, adapter, head].into_iter().flatten() {
             *place = utf8(&absolute(place, base_dir)?)?;
         }
-        // Hashing gigabytes blocks.
-        tokio::task::spawn_blocking(move || Self::open(options, &path))
-            .await
-            .or_error(ErrorKind::Internal, || "opening the tower")?
+        Ok((options, Located::Files(path)))
     }
 
     fn fake(mut options: TowerOptions, fake: FakeTower) -> Result<Self> {
@@ -162,15 +168,10 @@ impl Tower {
     }
 
     fn open(mut options: TowerOptions, path: &Path) -> Result<Self> {
-        let opened = match files(path)? {
-            ModelFiles::Gguf(path) => open_gguf(&path, &options)?,
-            ModelFiles::Safetensors { weights, folder, index } => {
-                open_safetensors(&weights, index.as_deref(), &folder, &options)?
-            }
-        };
+        let (opened, understood) = understand(&mut options, path)?;
         let Opened {
             mut model,
-            mut digest,
+            identity,
             beyond,
             definition,
             mut teacher,
@@ -178,18 +179,7 @@ impl Tower {
             family_by,
             licence,
         } = opened;
-        model.check(&options)?;
-        model.keep_layers(options.layers)?;
-        let limit = model.max_positions();
-        let understood = fill(&mut options, &card, limit)?;
-        if options.max_tokens() as usize > limit {
-            return Err(Error::config(format!(
-                "max_tokens is {}, but {} attends over {limit} positions at most",
-                options.max_tokens(),
-                options.model
-            ))
-            .of_key("max_tokens"));
-        }
+        let mut digest = identity.digest()?;
         if let Some((most, window)) = beyond
             && options.max_tokens() as usize > most
         {

@@ -11,28 +11,23 @@ use datafusion::functions_aggregate::count::count_all;
 use datafusion::physical_plan::collect;
 use datafusion::prelude::{DataFrame, SessionContext};
 
-use super::changes::{self, FeedRequest, Narrowed};
+use super::changes::{self, FeedRequest};
 use super::contract::Contract;
 use super::gather::{Gathered, Gatherer, sorted};
 use super::note_ids::WantedIds;
+use super::open::{Earlier, Opened, Opening, open, too_many};
 use super::origin::Origin;
 use super::render::{Chunker, Exclude, KnownText, Renderer};
 use super::schema::prepared_schema;
 use super::shares::Shares;
 use super::split::Split;
 use super::template::NoteTemplate;
-use crate::corpus::names;
 use crate::corpus::options::{CorpusMode, CorpusOptions, TableOptions, TypeRule};
-use crate::corpus::outcome::{
-    CorpusReading, InputFile, Position, PrepareOutcome, Rejections, SourceTypes,
-};
-use crate::corpus::session::{Room, physical_plan, query, session, sql_error};
+use crate::corpus::outcome::{CorpusReading, InputFile, PrepareOutcome, Rejections, SourceTypes};
+use crate::corpus::session::{Depth, physical_plan, sql_error};
 use crate::corpus::source::file;
-use crate::corpus::source::find::{Finder, Output};
-use crate::corpus::source::pinned::Pinned;
-use crate::corpus::source::tables::{self, Tables};
+use crate::corpus::source::tables::Tables;
 use crate::error::{Error, ErrorKind, Result, shielded_async};
-use crate::observe::format::counted;
 use crate::observe::{Event, Reporter, Stage};
 use crate::store::{Root, StorageOptions};
 use crate::types::{Cancel, NoteId};
@@ -82,15 +77,6 @@ impl PrepareRequest<'_> {
         let earlier = self.earlier.as_ref();
         earlier.filter(|_| self.options.types == TypeRule::Exact)?.note.as_ref()
     }
-}
-
-/// What a run continues with.
-#[derive(Debug, Clone, Default)]
-pub struct Earlier {
-    /// The types that columns were read by.
-    pub types: Option<SourceTypes>,
-    /// Some note's id, for its type.
-    pub note: Option<NoteId>,
 }
 
 /// Runs the one DataFusion job: read, check the contract, keep the newest of duplicates, render, chunk,
@@ -163,35 +149,6 @@ async fn prepare_once(request: &PrepareRequest<'_>) -> Result<PrepareOutcome> {
     Ok(PrepareOutcome { mode, feed, notes_now, ..outcome })
 }
 
-/// What a corpus is opened with.
-pub(super) struct Opening<'a> {
-    pub(super) options: &'a CorpusOptions,
-    pub(super) base_dir: &'a Path,
-    pub(super) storage: &'a StorageOptions,
-    /// The root that is published to, whose files are not notes.
-    pub(super) root: Option<&'a Root>,
-    pub(super) earlier: Option<&'a Earlier>,
-    pub(super) feed: Option<&'a FeedRequest>,
-    /// What another process has found and learnt, where it has.
-    pub(super) pinned: Option<&'a Pinned<'a>>,
-    pub(super) reporter: &'a Arc<dyn Reporter>,
-    pub(super) cancel: &'a Cancel,
-}
-
-/// A corpus whose tables are registered and whose query is planned.
-pub(super) struct Opened {
-    pub(super) context: SessionContext,
-    pub(super) tables: Tables,
-    pub(super) query: DataFrame,
-    pub(super) template: NoteTemplate,
-    /// What absence of a note means.
-    pub(super) mode: CorpusMode,
-    /// As [`Narrowed::all`].
-    all: Option<DataFrame>,
-    /// Where the history of the table is, if it is one that changes can be told of.
-    position: Option<Position>,
-}
-
 /// As a request asks for it, of whole files.
 pub(super) fn opening<'a>(request: &'a PrepareRequest<'_>) -> Opening<'a> {
     Opening {
@@ -202,84 +159,9 @@ pub(super) fn opening<'a>(request: &'a PrepareRequest<'_>) -> Opening<'a> {
         earlier: request.earlier.as_ref(),
         feed: None,
         pinned: None,
+        depth: Depth::Whole,
         reporter: &request.reporter,
         cancel: &request.cancel,
-    }
-}
-
-/// Finds the files, learns their columns and plans the query.
-pub(super) async fn open(opening: Opening<'_>) -> Result<Opened> {
-    let Opening { options, storage, reporter, cancel, .. } = opening;
-    let template = NoteTemplate::compile(&options.template, options.types == TypeRule::Exact)?;
-    let context = session(options.memory_limit_mib)?;
-    let finder = Finder::new(
-        opening.base_dir,
-        options.storage.as_ref().unwrap_or(storage),
-        opening.root.map(|root| Output { root, storage }),
-        cancel,
-        reporter.as_ref(),
-    );
-    let earlier = opening.earlier.filter(|_| options.types == TypeRule::Exact);
-    let since = opening.feed.and_then(|feed| feed.since.as_ref());
-    let typing = tables::Typing {
-        rule: options.types,
-        before: earlier.and_then(|earlier| earlier.types.as_ref()),
-        reporter,
-        room: Room::of(options.memory_limit_mib),
-        since: since.map(|feed| &feed.at),
-        pinned: opening.pinned,
-    };
-    let tables = tables::register(&context, &options.tables, finder, &typing);
-    let tables = cancel.unless_stopped(tables);
-    let uris = || options.tables.iter().map(TableOptions::shown_uri).collect::<Vec<_>>();
-    let what = || format!("a file of the corpus ({})", uris().join(", "));
-    let mut tables = shielded_async(ErrorKind::Input, what, tables).await?;
-    if tables.rejections.total() > options.max_rejected {
-        return Err(too_many(&tables.rejections, options.max_rejected));
-    }
-    let query = planned(&context, options, &template, &mut tables).await?;
-    let position = opening.feed.and_then(|_| tables.position().cloned());
-    let Narrowed { tables, query, mode, all } = match position {
-        None => Narrowed { tables, query, mode: options.mode, all: None },
-        Some(_) => changes::narrowed(&context, options, (tables, query), reporter.as_ref()).await?,
-    };
-    Ok(Opened { context, tables, query, template, mode, all, position })
-}
-
-/// The query over the tables. One without rows may have whatever columns the query names.
-async fn planned(
-    context: &SessionContext,
-    options: &CorpusOptions,
-    template: &NoteTemplate,
-    tables: &mut Tables,
-) -> Result<DataFrame> {
-    loop {
-        let found = query(context, &options.sql).await;
-        let wanted: Vec<String> = match &found {
-            Ok(query) if query.schema().has_column_with_unqualified_name("note_id") => Vec::new(),
-            // As `SELECT *` returns them.
-            Ok(_) => {
-                let named = template.variables().iter().chain(&options.stored_columns).cloned();
-                named.chain(["note_id".to_owned()]).collect()
-            }
-            Err(error) => names::absent(error.find_root()).map(str::to_owned).into_iter().collect(),
-        };
-        if tables.grow(context, &wanted)? {
-            continue;
-        }
-        return match (found, tables.hint().filter(|_| !wanted.is_empty())) {
-            (Ok(query), None) => Ok(query),
-            (Ok(_), Some(hint)) => {
-                let said = format!("corpus.sql returns no column `note_id`; {hint}");
-                Err(Error::config(said).of_key("corpus.sql"))
-            }
-            (Err(cause), None) => Err(sql_error(cause, &options.tables)),
-            (Err(cause), Some(hint)) => {
-                let error = sql_error(cause, &options.tables);
-                let said = format!("{}; {hint}", error.message());
-                Err(Error::new(error.kind(), said).of_key("corpus.sql"))
-            }
-        };
     }
 }
 
@@ -484,16 +366,4 @@ async fn count(query: DataFrame) -> std::result::Result<u64, DataFusionError> {
     });
     let count = count.and_then(|count| u64::try_from(count).ok());
     count.ok_or_else(|| DataFusionError::Internal("a count gave no number".to_owned()))
-}
-
-fn too_many(rejections: &Rejections, allowed: u64) -> Error {
-    let reasons: Vec<_> =
-        rejections.by_reason.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    let were = if rejections.total() == 1 { "was" } else { "were" };
-    Error::input(format!(
-        "{} {were} rejected, corpus.max_rejected allows {allowed}: {}; e.g. {}; correct them, leave them out in corpus.sql where a query can, or raise corpus.max_rejected",
-        counted(rejections.total(), "row"),
-        reasons.join(", "),
-        rejections.samples.join("; "),
-    ))
 }

@@ -12,16 +12,16 @@ use futures::StreamExt;
 use super::contract::{Contract, NOTE_ID, SORT_COLUMNS};
 use super::dedupe::Deduper;
 use super::gather::sorted;
-use super::job::{Earlier, Opened, Opening, open};
 use super::newest::Judge;
 use super::note_ids::WantedIds;
+use super::open::{Earlier, Opened, Opening, open};
 use super::reader::rows;
 use super::render::{Chunker, Rendered, Renderer};
 use super::schema::prepared_schema;
 use super::template::NoteTemplate;
 use crate::corpus::options::{CorpusOptions, TableOptions, TypeRule};
 use crate::corpus::outcome::{InputFile, PreparedRow, Rejections};
-use crate::corpus::session::{error, physical_plan, sql_error};
+use crate::corpus::session::{Depth, error, physical_plan, sql_error};
 use crate::corpus::source::excerpt;
 use crate::corpus::source::file::SourceFile;
 use crate::corpus::source::groups::Extent;
@@ -91,6 +91,7 @@ pub async fn look(request: LookRequest<'_>, wanted: Wanted<'_>) -> Result<Look> 
         earlier: request.earlier.as_ref(),
         feed: None,
         pinned: None,
+        depth: Depth::Whole,
         reporter: request.reporter,
         cancel: request.cancel,
     });

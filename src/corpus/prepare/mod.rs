@@ -1,6 +1,7 @@
 //! From the rows of the user's SQL to prepared shards.
 
 mod changes;
+mod check;
 mod contract;
 mod dedupe;
 mod digest;
@@ -12,6 +13,7 @@ mod job;
 mod look;
 mod newest;
 mod note_ids;
+mod open;
 mod origin;
 mod per_row;
 mod reader;
@@ -29,9 +31,11 @@ mod values;
 mod writer;
 
 pub use changes::FeedRequest;
+pub use check::check;
 pub use digest::{DigestRow, ShardDigest};
-pub use job::{Earlier, PrepareRequest, SMALL_CORPUS, prepare};
+pub use job::{PrepareRequest, SMALL_CORPUS, prepare};
 pub use look::{Look, LookRequest, Wanted, look};
+pub use open::Earlier;
 pub use reader::PreparedReader;
 pub use render::{Chunker, Exclude, KnownText};
 pub use schema::{RESERVED_COLUMNS, prepared_schema};

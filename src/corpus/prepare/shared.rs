@@ -10,10 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::exchange::RowsFile;
 use super::gather::Gathered;
-use super::job::{
-    Opened, Opening, PrepareRequest, explained, gathering, open, opening, outcome, shards, types_of,
-};
+use super::job::{PrepareRequest, explained, gathering, opening, outcome, shards, types_of};
 use super::note_ids::WantedIds;
+use super::open::{Opened, Opening, open};
 use super::origin::Origin;
 use super::shares::{Shares, clear};
 use super::split::Split;

@@ -52,6 +52,8 @@ pub(super) struct TextTable {
     bad: Vec<BadRows>,
     longest_row: usize,
     rows: u64,
+    /// Only its start was read.
+    is_cut: bool,
     /// JSON: where each file is one object, the field in which it seems to hold the rows.
     wrapped: Option<String>,
 }
@@ -64,7 +66,7 @@ pub(super) struct Typed {
 }
 
 impl TextTable {
-    /// Reads every file once.
+    /// Reads every file once, or its start.
     ///
     /// # Errors
     /// Input for files that cannot be read as the options say; Config for a declared column that is not there.
@@ -75,8 +77,9 @@ impl TextTable {
         compression: FileCompressionType,
         reading: &Reading<'_>,
     ) -> Result<Typed> {
-        let Reading { rule, before, room, pinned, .. } = *reading;
+        let Reading { rule, before, room, depth, pinned, .. } = *reading;
         let longest_row = room.row;
+        let (count, most) = depth.of_files(files.len());
         let options = &*match syntax {
             Syntax::Markdown => markdown::options(options),
             _ => Cow::Borrowed(options),
@@ -85,10 +88,11 @@ impl TextTable {
             Some(pinned) => pinned.read.iter().filter_map(|at| files.get(*at).cloned()).collect(),
             None => Vec::new(),
         };
-        let read = if pinned.is_some() { &some[..] } else { &files[..] };
+        let read = if pinned.is_some() { &some[..] } else { &files[..count] };
         let (dialect, learned) = match syntax {
             Syntax::Csv { tabs } => {
                 let mut dialect = csv::Dialect::of(options, tabs)?.with_longest(longest_row);
+                dialect.most = most;
                 if pinned.is_some_and(|pinned| pinned.table.unquoted) {
                     dialect = dialect.without_quotes();
                 }
@@ -97,11 +101,12 @@ impl TextTable {
                 (Some(dialect), learned)
             }
             Syntax::Json | Syntax::Markdown => {
-                let each = (syntax, compression, rule, longest_row);
+                let each = (syntax, compression, rule, (longest_row, most));
                 (None, learn_rows(read, options, each).await?)
             }
         };
         let rows = learned.iter().map(|next| next.rows).sum();
+        let is_cut = count < files.len() || learned.iter().any(|next| next.is_cut);
         let (all, given) = (Arc::clone(&files), options.clone());
         let table = move |columns, bad, wrapped| Self {
             files: all,
@@ -113,6 +118,7 @@ impl TextTable {
             bad,
             longest_row,
             rows,
+            is_cut,
             wrapped,
         };
         if let Some(pinned) = pinned {
@@ -140,6 +146,8 @@ impl TextTable {
             }
             bad.push(next.bad);
         }
+        // Nothing is known of the rows of files that were not read.
+        bad.resize_with(files.len(), BadRows::default);
         let mut seen = seen.into_entries();
         if seen.is_empty() && (is_empty || rows > 0) {
             return Err(no_rows(&files, &bad));
@@ -221,6 +229,21 @@ impl TextTable {
         self.dialect.is_none() && self.rows == 0
     }
 
+    /// Whether only its start was read.
+    pub(super) fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
+    /// Whether its first line names its columns, all of them.
+    pub(super) fn has_header(&self) -> bool {
+        self.dialect.is_some()
+    }
+
+    /// Whether the options say of which type a column is.
+    pub(super) fn is_declared(&self, column: &str) -> bool {
+        self.options.schema.contains_key(column)
+    }
+
     /// Whether its quotes are text.
     pub(super) fn is_unquoted(&self) -> bool {
         self.dialect.is_some_and(|dialect| !dialect.has_quotes())
@@ -296,7 +319,12 @@ const FILES: usize = 4;
 async fn learn_rows(
     files: &[SourceFile],
     options: &TableOptions,
-    (syntax, compression, rule, longest_row): (Syntax, FileCompressionType, TypeRule, usize),
+    (syntax, compression, rule, (longest_row, most)): (
+        Syntax,
+        FileCompressionType,
+        TypeRule,
+        (usize, u64),
+    ),
 ) -> Result<Vec<Learned>> {
     let table = Arc::new(options.clone());
     let each = files.iter().cloned().enumerate().map(|(at, file)| {
@@ -305,7 +333,7 @@ async fn learn_rows(
             let path = file.path.clone();
             bytes::read(&file, compression, table.encoding, move |reader| match syntax {
                 Syntax::Markdown => markdown::learn(reader, &path, &table, at, rule, longest_row),
-                _ => json::learn(reader, &table, at, rule, longest_row),
+                _ => json::learn_start(reader, &table, at, rule, longest_row, most),
             })
             .await
         }

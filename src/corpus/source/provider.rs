@@ -92,6 +92,39 @@ impl SourceTable {
         })
     }
 
+    /// The same with columns of any type, where only the start of its text was read and other values may come further
+    /// on; of JSON and Markdown also with columns that no row has had so far. Unless `is_sure`, whatever was read.
+    pub(super) fn left_open(&self, is_sure: bool) -> Option<Self> {
+        let Files::Text(text) = &self.files else { return None };
+        if is_sure && !text.is_cut() {
+            return None;
+        }
+        let fields = self.schema.fields().iter().enumerate().map(|(at, field)| {
+            // Every value is a text, and what is nested stays so.
+            let is_sure = text.is_declared(field.name())
+                || field.data_type().is_nested()
+                || *field.data_type() == DataType::Utf8;
+            match at < self.own && !is_sure {
+                true => Arc::new(Field::new(field.name(), DataType::Null, true)),
+                false => Arc::clone(field),
+            }
+        });
+        Some(Self {
+            name: self.name.clone(),
+            schema: Arc::new(Schema::new(fields.collect::<Vec<FieldRef>>())),
+            own: self.own,
+            folders: Arc::clone(&self.folders),
+            files: match text.has_header() {
+                true => Files::Text(Arc::clone(text)),
+                false => Files::Open,
+            },
+            batch_rows: self.batch_rows,
+            complaints: Vec::new(),
+            reporter: Arc::clone(&self.reporter),
+            read: Mutex::default(),
+        })
+    }
+
     /// The same, of which only the rows that changed are read, and how the report calls them; why that is in doubt,
     /// where somebody asked.
     pub(super) fn changed(&self) -> Option<Result<(Self, &Changes), &str>> {

@@ -18,7 +18,7 @@ pub(in crate::corpus) use super::provider::SourceTable;
 use super::reading::Reading;
 use crate::corpus::options::{TableOptions, TypeRule};
 use crate::corpus::outcome::{InputFile, Position, Rejections, SourceTypes, class};
-use crate::corpus::session::{BATCH_ROWS, Room, error};
+use crate::corpus::session::{BATCH_ROWS, Depth, Room, error};
 use crate::error::{Error, Result};
 use crate::observe::Reporter;
 
@@ -29,6 +29,7 @@ pub(in crate::corpus) struct Typing<'a> {
     pub(in crate::corpus) before: Option<&'a SourceTypes>,
     pub(in crate::corpus) reporter: &'a Arc<dyn Reporter>,
     pub(in crate::corpus) room: Room,
+    pub(in crate::corpus) depth: Depth,
     /// Where the history of the one table was when the newest snapshot was made, where only what changed since is to be
     /// read.
     pub(in crate::corpus) since: Option<&'a Position>,
@@ -84,6 +85,25 @@ impl Tables {
             grown = true;
         }
         Ok(grown)
+    }
+
+    /// Has SQL find columns of any type in tables of text of which only the start was read: there may be other values
+    /// further on. Unless `is_sure`, in all tables of text. False where all is known.
+    pub(in crate::corpus) fn leave_open(
+        &mut self,
+        context: &SessionContext,
+        is_sure: bool,
+    ) -> Result<bool> {
+        let mut left = false;
+        for table in &mut self.tables {
+            let Some(open) = table.left_open(is_sure) else { continue };
+            *table = Arc::new(open);
+            left = true;
+        }
+        if left {
+            self.register(context)?;
+        }
+        Ok(left)
     }
 
     /// Where the history of the one table is, if there is one table and changes can be told of it.
@@ -202,11 +222,11 @@ pub(in crate::corpus) async fn register(
             error.context(format!("table `{}`", table.name)).of_key_in(&section, key)
         };
         let before = typing.before.and_then(|types| types.tables.get(&table.name));
-        let Typing { rule, reporter, room, since, pinned, .. } = *typing;
+        let Typing { rule, reporter, room, depth, since, pinned, .. } = *typing;
         if pinned.is_some_and(|pinned| pinned.table.name != table.name) {
             continue;
         }
-        let reading = Reading { at, rule, before, reporter, room, since, pinned };
+        let reading = Reading { at, rule, before, reporter, room, depth, since, pinned };
         let opened = match table.format.filter(|format| format.has_engine()) {
             Some(format) => {
                 let with = (&mut engines, &mut finder);

@@ -65,6 +65,8 @@ pub(super) struct Learned {
     pub(super) bad: BadRows,
     /// JSON: there is not even a blank in the file.
     pub(super) is_empty: bool,
+    /// The reader stopped before the end of the file.
+    pub(super) is_cut: bool,
 }
 
 /// A column as it is read.

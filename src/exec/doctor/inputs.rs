@@ -1,55 +1,171 @@
-//! What a run reads here beside models: the files of the tables, and the queries of `[evaluation]`.
+//! What a run reads here beside models: the tables, with what the pipeline makes of them, and the queries of
+//! `[evaluation]`.
+
+use std::sync::Arc;
 
 use super::check::Check;
+use super::resources::local;
 use super::store::file_instead;
 use crate::config::Pipeline;
 use crate::corpus::look_for_files;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::stage::Questions;
+use crate::observe::{Reporter, Silent};
+use crate::snapshot::{self, Manifest};
+use crate::stage::{CheckedCorpus, Questions, check_corpus};
+use crate::store::{Keys, Root};
 use crate::types::Cancel;
 
-/// One thing to be read, by what it is called, and what is wrong with it.
-type Input = (String, Option<Error>);
+/// What a pipeline file is told where the start of its files stands against it, and the rest may not.
+const MAY_BE: &str = "only the start of the files was read, and rows that come later decide";
 
-pub(super) async fn checks(pipeline: &Pipeline) -> Vec<Check> {
-    let check = |(name, wrong): Input| match wrong {
-        None => Check::fine(name, "there"),
-        Some(error) => Check::failed(name, &error),
+/// A table by its name, and whether its files are there; false for one of a bucket or a server.
+type Table = (String, Result<bool>);
+
+/// The tables, the query over them and the evaluation, as a run on top of this snapshot would find them.
+pub(super) async fn checks(pipeline: &Pipeline, parent: Option<&Manifest>) -> Vec<Check> {
+    let tables = look(pipeline).await;
+    let name = |table: &str| format!("table {table}");
+    let mut checks = Vec::new();
+    let mut missing = false;
+    for (table, there) in &tables {
+        match there {
+            Ok(true) => checks.push(Check::fine(name(table), "there")),
+            Ok(false) => {}
+            Err(error) => {
+                missing = true;
+                checks.push(Check::failed(name(table), error));
+            }
+        }
+    }
+    if !missing {
+        match corpus(pipeline, parent, true).await {
+            Ok(None) => checks.push(Check::fine(
+                "corpus",
+                "the tables open, and the query, the template and the stored columns fit them",
+            )),
+            Ok(Some(doubt)) => {
+                let doubt = placed(pipeline, doubt);
+                checks.push(Check::warning("corpus", doubt.to_string(), MAY_BE));
+            }
+            Err(error) => {
+                let of_table = error.key().and_then(table_of_key).and_then(|at| tables.get(at));
+                let named = of_table.map_or("corpus".to_owned(), |(table, _)| name(table));
+                checks.retain(|check| check.name != named);
+                checks.push(Check::failed(named, &placed(pipeline, error)));
+            }
+        }
+    }
+    checks.extend(evaluation(pipeline).await.map(|asked| match asked {
+        Ok(()) => Check::fine("evaluation", "there"),
+        Err(error) => Check::failed("evaluation", &error),
+    }));
+    checks
+}
+
+/// The table whose key it is: `corpus.tables.2.uri` is of the third.
+fn table_of_key(key: &str) -> Option<usize> {
+    key.strip_prefix("corpus.tables.")?.split('.').next()?.parse().ok()
+}
+
+/// What a run of this pipeline would not find, or could not use, if it ran here, in sentences: a pipeline file need not
+/// be checked where it runs. What is here must fit together. Of models nothing is said.
+///
+/// # Errors
+/// Where the tables are here, what would stop a run before it reads their rows; Input for a root among the notes.
+pub async fn unusable_here(pipeline: &Pipeline) -> Result<Vec<String>> {
+    let fails = |error: &Error| format!("{error}; a run on this machine would fail");
+    let mut said = Vec::new();
+    if let Some(found) = file_instead(&pipeline.publish.root) {
+        said.push(fails(&Error::input(format!("publish.root: {found}"))));
+    }
+    if let Err(error) = Keys::load(&pipeline.publish.public_keys) {
+        said.push(fails(&error));
+    }
+    let tables = look(pipeline).await;
+    said.extend(tables.iter().filter_map(|(_, there)| there.as_ref().err()).map(fails));
+    if let Some(Err(error)) = evaluation(pipeline).await {
+        said.push(fails(&error));
+    }
+    let root = root_here(pipeline);
+    if let Some(root) = &root {
+        pipeline.refuse_tables_in(root)?;
+    }
+    if !tables.iter().all(|(_, there)| matches!(there, Ok(true))) {
+        return Ok(said);
+    }
+    let parent = match &root {
+        Some(root) => snapshot::newest(root).await.ok().flatten(),
+        None => None,
     };
-    look(pipeline).await.into_iter().map(check).collect()
+    // A root elsewhere is not asked for the types that columns had in its newest snapshot.
+    let is_sure = local(&pipeline.publish.root).is_some();
+    match corpus(pipeline, parent.as_ref(), is_sure).await {
+        Ok(None) => {}
+        Ok(Some(doubt)) => said.push(format!("{}; {MAY_BE}", placed(pipeline, doubt))),
+        Err(error) => {
+            let error = placed(pipeline, error);
+            match error.kind() {
+                // The machine's, or this build's.
+                ErrorKind::Unsupported
+                | ErrorKind::Resource
+                | ErrorKind::Transient
+                | ErrorKind::Internal => said.push(fails(&error)),
+                _ => return Err(error),
+            }
+        }
+    }
+    Ok(said)
 }
 
-/// What a run of this pipeline would not find, or could not use, if it ran here; of models nothing is said.
-pub async fn unusable_here(pipeline: &Pipeline) -> Vec<Error> {
-    let root = file_instead(&pipeline.publish.root);
-    let root = root.map(|found| Error::input(format!("publish.root: {found}")));
-    let inputs = look(pipeline).await.into_iter().filter_map(|(_, wrong)| wrong);
-    root.into_iter().chain(inputs).collect()
+/// The root, where it is a folder of this machine that is there: a look makes none.
+fn root_here(pipeline: &Pipeline) -> Option<Root> {
+    local(&pipeline.publish.root).filter(|folder| folder.is_dir())?;
+    pipeline.open_root().ok()
 }
 
-async fn look(pipeline: &Pipeline) -> Vec<Input> {
+fn placed(pipeline: &Pipeline, error: Error) -> Error {
+    match pipeline.origins.placed::<()>(Err(error)) {
+        Err(error) => error,
+        Ok(()) => Error::internal("an error is none"),
+    }
+}
+
+async fn look(pipeline: &Pipeline) -> Vec<Table> {
     let cancel = Cancel::new();
-    let mut inputs = Vec::new();
+    let mut tables = Vec::new();
     for (at, table) in pipeline.corpus.tables.iter().enumerate() {
         let looked = look_for_files(table, &pipeline.base_dir, &cancel).await;
         let wrong = |error: Error| error.of_key_in(&format!("corpus.tables.{at}"), "uri");
-        match pipeline.origins.placed(looked.map_err(wrong)) {
-            // A bucket or a server: the run asks it.
-            Ok(false) => {}
-            looked => inputs.push((format!("table {}", table.name), looked.err())),
-        }
+        tables.push((table.name.clone(), pipeline.origins.placed(looked.map_err(wrong))));
     }
-    if pipeline.evaluation.is_some() {
-        inputs.push(("evaluation".to_owned(), questions(pipeline).await.err()));
-    }
-    inputs
+    tables
 }
 
-async fn questions(pipeline: &Pipeline) -> Result<()> {
-    let Some(options) = pipeline.evaluation.clone() else { return Ok(()) };
+/// As [`check_corpus`]; nothing is said beside.
+async fn corpus(
+    pipeline: &Pipeline,
+    parent: Option<&Manifest>,
+    is_sure: bool,
+) -> Result<Option<Error>> {
+    let (reporter, cancel): (Arc<dyn Reporter>, _) = (Arc::new(Silent), Cancel::new());
+    check_corpus(CheckedCorpus {
+        corpus: &pipeline.corpus,
+        storage: &pipeline.storage,
+        base_dir: &pipeline.base_dir,
+        parent,
+        is_sure,
+        reporter: &reporter,
+        cancel: &cancel,
+    })
+    .await
+}
+
+async fn evaluation(pipeline: &Pipeline) -> Option<Result<()>> {
+    let options = pipeline.evaluation.clone()?;
     let base_dir = pipeline.base_dir.clone();
     let reading = move || Questions::read(&options, &base_dir).map(drop);
-    tokio::task::spawn_blocking(reading)
+    let read = tokio::task::spawn_blocking(reading)
         .await
-        .or_error(ErrorKind::Internal, || "reading [evaluation]")?
+        .or_error(ErrorKind::Internal, || "reading [evaluation]");
+    Some(read.and_then(|read| read))
 }

@@ -9,16 +9,18 @@ mod store;
 
 pub use check::{Check, Checkup, CheckupRequest, Health};
 pub use inputs::unusable_here;
+pub use processor::refuse_arithmetic;
 
 /// Looks at the processor, devices, memory and disks, and with a pipeline also at its store, the store's clock, its
-/// tables, its evaluation queries and its models. Writes two small objects into the store, which it takes away again.
-/// Nothing is fetched, no weights are loaded.
+/// tables and what the pipeline makes of them, its evaluation queries and its models. Writes two small objects into the
+/// store, which it takes away again. Nothing is fetched, no row of the corpus is asked for, no weights are loaded.
 pub async fn examine(request: &CheckupRequest) -> Checkup {
     let mut checks = processor::checks(request.pipeline.as_ref());
     checks.extend(resources::checks(request));
     if let Some(pipeline) = &request.pipeline {
-        checks.extend(store::checks(pipeline).await);
-        checks.extend(inputs::checks(pipeline).await);
+        let (stored, newest) = store::checks(pipeline).await;
+        checks.extend(stored);
+        checks.extend(inputs::checks(pipeline, newest.as_ref()).await);
         checks.extend(models::checks(pipeline, &request.reporter).await);
     }
     Checkup { checks }

@@ -2,7 +2,7 @@
 
 use super::check::Check;
 use crate::config::Pipeline;
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind, Result};
 use crate::kernel;
 use crate::tower::{DeviceSpec, open_cuda};
 use crate::types::Arithmetic;
@@ -65,6 +65,9 @@ fn devices(pipeline: &Pipeline, cores: usize, checks: &mut Vec<Check>) {
         });
     }
     let arithmetic = pipeline.tower.arithmetic;
+    if let Some(error) = refuse_arithmetic(pipeline).err().filter(|_| !on_processor) {
+        checks.push(Check::failed("arithmetic", &error));
+    }
     if !on_processor {
         return;
     }
@@ -83,4 +86,25 @@ fn devices(pipeline: &Pipeline, cores: usize, checks: &mut Vec<Check>) {
              every note again",
         ));
     }
+}
+
+/// Refuses an arithmetic of `[tower]` that none of `encode.devices` can do. Nothing of this machine is asked.
+///
+/// # Errors
+/// Unsupported.
+pub fn refuse_arithmetic(pipeline: &Pipeline) -> Result<()> {
+    let wanted = pipeline.tower.arithmetic;
+    let can = |device: &DeviceSpec| match device {
+        DeviceSpec::Cpu { .. } => wanted != Arithmetic::F16,
+        DeviceSpec::Cuda(_) => wanted != Arithmetic::Int8,
+    };
+    if pipeline.encode.devices()?.iter().any(can) {
+        return Ok(());
+    }
+    let (named, others) = match wanted {
+        Arithmetic::Int8 => ("int8", "GPUs compute in f32, bf16 and f16"),
+        _ => ("f16", "processors compute in f32, bf16 and int8"),
+    };
+    let wrong = format!("arithmetic = \"{named}\" is what none of encode.devices can do: {others}");
+    pipeline.origins.placed(Err(Error::unsupported(wrong).of_key("tower.arithmetic")))
 }

@@ -8,19 +8,20 @@ use super::resources::local;
 use crate::config::Pipeline;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::exec::machine::existing;
-use crate::snapshot;
+use crate::snapshot::{self, Manifest};
 use crate::store::layout::{self, LeaseKind};
-use crate::store::{PutOutcome, Root, file_in_the_way};
+use crate::store::{Keys, PutOutcome, Root, file_in_the_way};
 
 /// Clouds refuse requests that are signed by a clock that is further off.
 const REFUSED_SECONDS: i64 = 15 * 60;
 /// Below this nobody minds.
 const NOTICED_SECONDS: i64 = 60;
 
-pub(super) async fn checks(pipeline: &Pipeline) -> Vec<Check> {
+/// The checks, and the newest snapshot where there is one.
+pub(super) async fn checks(pipeline: &Pipeline) -> (Vec<Check>, Option<Manifest>) {
     if let Some(found) = file_instead(&pipeline.publish.root) {
         let way_out = "name another folder in publish.root";
-        return vec![Check::wrong("root", found, way_out, ErrorKind::Input)];
+        return (vec![Check::wrong("root", found, way_out, ErrorKind::Input)], None);
     }
     // A root that is not there yet is made by its first run, and not by a look at it.
     let missing = local(&pipeline.publish.root).filter(|folder| !folder.is_dir());
@@ -35,26 +36,33 @@ pub(super) async fn checks(pipeline: &Pipeline) -> Vec<Check> {
                     parent.display()
                 )
             })
-            .and_then(|scratch| Ok((Root::open(&scratch.path().to_string_lossy())?, scratch)));
-        return match opened {
+            .and_then(|scratch| {
+                let keys = Keys::load(&pipeline.publish.public_keys)?;
+                let root = Root::open(&scratch.path().to_string_lossy())?;
+                Ok((root.with_keys(keys), scratch))
+            });
+        let checks = match opened {
             Err(error) => vec![Check::failed("root", &error)],
             Ok((root, scratch)) => {
                 let found =
                     format!("{} is not there yet; the first run makes it", folder.display());
                 let mut checks = vec![Check::fine("root", found)];
+                checks.extend(signing(&root).await);
                 checks.extend(written(&root).await);
                 drop(scratch);
                 checks
             }
         };
+        return (checks, None);
     }
     // What follows writes, and the folder of the notes must not become a root.
     let apart = |root: Root| pipeline.refuse_tables_in(&root).map(|()| root);
     let root = match pipeline.open_root().and_then(apart) {
         Ok(root) => root,
-        Err(error) => return vec![Check::failed("root", &error)],
+        Err(error) => return (vec![Check::failed("root", &error)], None),
     };
-    let mut checks = vec![match snapshot::newest(&root).await {
+    let newest = snapshot::newest(&root).await;
+    let mut checks = vec![match &newest {
         Ok(Some(newest)) => Check::fine(
             "root",
             format!("{} holds snapshot {}, the newest", root.uri(), newest.number),
@@ -62,16 +70,22 @@ pub(super) async fn checks(pipeline: &Pipeline) -> Vec<Check> {
         Ok(None) => {
             Check::fine("root", format!("{} can be read and holds no snapshot yet", root.uri()))
         }
-        Err(error) => Check::failed("root", &error),
+        Err(error) => Check::failed("root", error),
     }];
-    if !root.keys().trusted.is_empty() {
-        checks.push(match snapshot::signer(&root).await {
-            Ok(_) => Check::fine("signing key", "there, and one of publish.public_keys"),
-            Err(error) => Check::failed("signing key", &error),
-        });
-    }
+    checks.extend(signing(&root).await);
     checks.extend(written(&root).await);
-    checks
+    (checks, newest.ok().flatten())
+}
+
+/// Whether what a run publishes would be trusted, where it has to be signed.
+async fn signing(root: &Root) -> Option<Check> {
+    if root.keys().trusted.is_empty() {
+        return None;
+    }
+    Some(match snapshot::signer(root).await {
+        Ok(_) => Check::fine("signing key", "there, and one of publish.public_keys"),
+        Err(error) => Check::failed("signing key", &error),
+    })
 }
 
 /// What is wrong where a file stands in the place of the root's folder, or of one above it.

@@ -66,7 +66,7 @@ impl Chunker for TokenChunker {
 }
 
 /// The types that a snapshot's corpus was read by.
-fn types_of(parent: &Manifest) -> Result<Option<SourceTypes>> {
+pub(super) fn types_of(parent: &Manifest) -> Result<Option<SourceTypes>> {
     let types = parent.provenance.measured.get(snapshot::SOURCE_TYPES).cloned();
     let types = types.map(serde_json::from_value);
     types.transpose().or_error(ErrorKind::Corrupt, || {

@@ -147,3 +147,86 @@ fn a_root_among_the_notes_is_refused_before_anything_is_written_there() {
     assert_eq!(files(), before);
     place.expect(0, "run p.toml");
 }
+
+/// Each would end a run; nothing of the corpus is read to find it.
+#[test]
+fn what_a_run_would_refuse_of_the_tables_is_said_before() {
+    let place = place();
+    let says_both = |set: &str, code: i32, pieces: &[&str]| {
+        for command in ["doctor", "config check", "plan"] {
+            place.says(code, &format!("{command} p.toml {set}"), pieces);
+        }
+    };
+    says_both("--set corpus.template={{bdy}}", 2, &["corpus.template", "bdy"]);
+    says_both("--set corpus.stored_columns=[\"titel\"]", 2, &["corpus.stored_columns", "titel"]);
+    place.write("sql.toml", sql("select id as note_id, body from nots"));
+    place.write("id.toml", sql("select id, body from notes"));
+    for command in ["doctor", "config check", "plan"] {
+        place.says(2, &format!("{command} sql.toml"), &["corpus.sql", "nots"]);
+        place.says(2, &format!("{command} id.toml"), &["note_id"]);
+    }
+    let found = place.json(2, "doctor id.toml --json");
+    says(&found, "table notes", "fine", "there");
+    says(&found, "corpus", "wrong", "note_id");
+    // No file of the kind that its name says.
+    place.write("csv.parquet", "id,body\n1,one\n2,two\n");
+    place.write("cut.parquet", "PAR1 and no footer");
+    for name in ["csv.parquet", "cut.parquet"] {
+        let set = format!("--set corpus.tables.0.uri={name}");
+        says_both(&set, 1, &["table `notes`", name]);
+        let found = place.json(1, &format!("doctor p.toml --json {set}"));
+        says(&found, "table notes", "wrong", name);
+    }
+    // Read by everybody who may read anything.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let file = place.path("notes.jsonl");
+        let mode = |bits| std::fs::Permissions::from_mode(bits);
+        std::fs::set_permissions(&file, mode(0o000)).unwrap();
+        if std::fs::read(&file).is_err() {
+            says_both("", 1, &["table `notes`", "notes.jsonl"]);
+        }
+        std::fs::set_permissions(&file, mode(0o644)).unwrap();
+    }
+    for command in ["doctor", "config check"] {
+        place.says(0, &format!("{command} p.toml"), &[]);
+    }
+    // The start of a large file tells which columns it has, and not all about them.
+    let rows = (0..200_000).map(|at| format!("{at},{at},note of many words {at}\n"));
+    place.write("large.csv", format!("id,code,body\n{}x,x,x\n", rows.collect::<String>()));
+    let large = "--set corpus.tables.0.uri=large.csv";
+    place.says(0, &format!("doctor p.toml {large}"), &[]);
+    place.says(2, &format!("doctor p.toml {large} --set corpus.template={{{{bdy}}}}"), &["bdy"]);
+    place.write("code.toml", sql("select id as note_id, code as title, body from notes"));
+    let found = place.json(0, &format!("doctor code.toml --json {large}"));
+    says(&found, "corpus", "warning", "only the start of the files was read");
+    place.says(0, &format!("config check code.toml {large}"), &["only the start"]);
+}
+
+fn sql(sql: &str) -> String {
+    let file = PipelineFile { root: "root", ..PipelineFile::default() };
+    let whole = file.text().replace("version = 1", "version = 2");
+    whole.replace("select id as note_id, body from notes", sql)
+}
+
+#[test]
+fn keys_and_arithmetic_that_are_not_there_are_said_before() {
+    let place = place();
+    let keys = "--set publish.public_keys=[\"gone.pem\"]";
+    let found = place.json(2, &format!("doctor p.toml --json {keys}"));
+    says(&found, "root", "wrong", "gone.pem");
+    place.says(0, &format!("config check p.toml {keys}"), &["gone.pem", "would fail"]);
+    let wrong = ["tower.arithmetic", "\"f16\" is what none of encode.devices can do"];
+    place.says(1, "config check p.toml --set tower.arithmetic=f16", &wrong);
+    let gpu = "config check p.toml --set tower.arithmetic=f16 --set encode.devices=[\"cuda:0\"]";
+    place.says(0, gpu, &["is fine"]);
+    // No file of a fake model says how token states become a vector.
+    place.write(
+        "p.toml",
+        sql("select id as note_id, body from notes").replace("pooling = \"mean\"\n", ""),
+    );
+    for command in ["config check", "plan", "run"] {
+        place.says(2, &format!("{command} p.toml"), &["p.toml:", "`pooling` is not set"]);
+    }
+}

@@ -18,6 +18,8 @@ pub(in crate::corpus::source) struct Dialect {
     pub(super) open: bool,
     /// Bytes of a record, at most.
     pub(super) longest: usize,
+    /// Bytes of records after which the first pass over a file may end.
+    pub(in crate::corpus::source) most: u64,
 }
 
 /// The bytes of a record, at most, whatever the memory limit.
@@ -76,7 +78,16 @@ impl Dialect {
         }
         let open = tabs && table.quote.is_none() && delimiter == b'\t';
         let letters = escape == Some(b'\\') && (open || quote.is_none());
-        Ok(Self { delimiter, quote, escape, comment, letters, open, longest: LONGEST })
+        Ok(Self {
+            delimiter,
+            quote,
+            escape,
+            comment,
+            letters,
+            open,
+            longest: LONGEST,
+            most: u64::MAX,
+        })
     }
 
     /// The same for records of at most this many bytes.
@@ -186,6 +197,7 @@ mod tests {
             letters: false,
             open: false,
             longest: LONGEST,
+            most: u64::MAX,
         };
         assert_eq!(csv, expected);
         let tsv = Dialect::of(&table(|_| ()), true).unwrap();

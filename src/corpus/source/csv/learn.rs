@@ -36,7 +36,7 @@ pub(super) fn learn<R: Read>(
 ) -> Result<Learning> {
     let mut tokens = Tokens::new(reader, dialect, rule == TypeRule::Exact);
     let mut open = dialect.open;
-    match rows(&mut tokens, dialect.delimiter, (table, rule), file, even, &mut open) {
+    match rows(&mut tokens, dialect, (table, rule), file, even, &mut open) {
         Ok(Some(learned)) => Ok(Learning::Learned(learned)),
         Ok(None) => Ok(Learning::Uneven),
         Err(Broken::Fault(fault)) if open && fault.is_of_quotes() => {
@@ -67,7 +67,7 @@ impl From<Error> for Broken {
 /// `None` where a row is uneven and none may be. `open` becomes false where the header says that there are quotes.
 fn rows<R: Read>(
     tokens: &mut Tokens<R>,
-    delimiter: u8,
+    dialect: Dialect,
     (table, rule): (&TableOptions, TypeRule),
     file: usize,
     even: bool,
@@ -89,9 +89,11 @@ fn rows<R: Read>(
         learner.row(&first);
     }
     tokens.keep(width);
+    let mut left = dialect.most;
     while let Some(record) = tokens.next()? {
+        left = left.saturating_sub(record.bytes.len() as u64);
         if *open && record.has_quotes() {
-            record.is_one_row(delimiter)?;
+            record.is_one_row(dialect.delimiter)?;
         }
         if even && record.len != width {
             return Ok(None);
@@ -99,6 +101,10 @@ fn rows<R: Read>(
         match header.as_deref() == Some(record.bytes) && width > 1 {
             true => learner.bad(record.line, "the header again", "the row".to_owned()),
             false => learner.row(&record),
+        }
+        if left == 0 {
+            learner.learned.is_cut = true;
+            break;
         }
     }
     let columns = learner.columns.into_iter().map(|column| (column.name, column.seen));

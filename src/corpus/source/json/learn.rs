@@ -23,10 +23,27 @@ pub(in crate::corpus::source) fn learn(
     rule: TypeRule,
     longest_row: usize,
 ) -> Result<Learned> {
+    learn_start(reader, table, file, rule, longest_row, u64::MAX)
+}
+
+/// [`learn`] that ends after so many bytes of rows.
+///
+/// # Errors
+/// As there, of what was read.
+pub(in crate::corpus::source) fn learn_start(
+    reader: impl BufRead,
+    table: &TableOptions,
+    file: usize,
+    rule: TypeRule,
+    longest_row: usize,
+    most: u64,
+) -> Result<Learned> {
+    let mut left = most;
     let mut records = Records::new(reader, longest_row)?;
     let mut columns: Named<Seen> = Named::default();
     let mut learned = Learned::default();
     while let Some(record) = records.next()? {
+        left = left.saturating_sub(record.bytes.len() as u64);
         let fields = parse(record.bytes, rule).and_then(|fields| {
             check(&fields, table, rule)?;
             Ok(fields)
@@ -48,6 +65,10 @@ pub(in crate::corpus::source) fn learn(
             }
         }
         learned.rows += 1;
+        if left == 0 {
+            learned.is_cut = true;
+            break;
+        }
     }
     learned.is_empty = records.is_empty();
     learned.columns = columns.into_entries();

@@ -12,5 +12,5 @@ mod records;
 mod scan;
 mod value;
 
-pub(super) use learn::learn;
+pub(super) use learn::{learn, learn_start};
 pub(super) use read::read;

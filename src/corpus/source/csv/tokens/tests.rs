@@ -14,6 +14,7 @@ const CSV: Dialect = Dialect {
     letters: false,
     open: false,
     longest: 1 << 30,
+    most: u64::MAX,
 };
 
 /// Records with the lines that they begin in.
