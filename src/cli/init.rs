@@ -9,19 +9,23 @@ use clap::Args;
 use super::app::App;
 use super::args::{environment, place, pooling};
 use crate::config::{self, Choices, Place, Proposal, Resolved};
-use crate::corpus::{self, ColumnShape, Look, LookRequest, TableFormat, TableOptions, TableSample};
+use crate::corpus::{
+    self, ColumnShape, CorpusOptions, Look, LookRequest, TableFormat, TableOptions, TableSample,
+};
 use crate::error::{Error, ErrorKind, Result, ResultExt, not_written};
 use crate::exec::{self, RunContext};
 use crate::observe::{WarnsOnce, format};
 use crate::store::StorageOptions;
 use crate::store::named::{Existing, write_whole};
-use crate::tower::Tower;
+use crate::tower::{Tower, TowerOptions};
 use crate::types::Pooling;
 
 /// Rows of which one is shown as text: the first may have none.
 const FIRST_ROWS: usize = 20;
 /// Characters of the text that is shown.
 const SHOWN: usize = 1_200;
+const FOUND: &str = "markdown, as the names of the files say";
+const FORMAT: &str = "`scalingnote init --format` says what the files are";
 /// A model that is small, good, and under a free licence.
 const MODEL: &str = "Qwen/Qwen3-Embedding-0.6B";
 
@@ -39,7 +43,7 @@ Examples:
   scalingnote init notes.parquet --yes --output - | less
 
 SOURCE is what `uri` in [[corpus.tables]] may be: a file, a folder, a glob or an object-store URI of Parquet, JSON, CSV,
-Arrow or Avro files; CSV and JSON may be compressed with gzip or zstd. An existing file is never overwritten.")]
+Arrow, Avro or Markdown files; CSV and JSON may be compressed with gzip or zstd. An existing file is never overwritten.")]
 pub(crate) struct InitArgs {
     /// Where the notes are.
     #[arg(value_parser = place::text())]
@@ -108,9 +112,7 @@ pub(super) async fn execute(args: InitArgs, app: &App) -> Result<()> {
     let base_dir = folder_of(&output)?;
     let mut table = TableOptions::new("notes", &seen_from(&base_dir, &args.source)?);
     table.format = args.format;
-    let storage = StorageOptions::default();
-    let sample =
-        corpus::sample_table(&table, &base_dir, &storage, &app.reporter, &app.cancel).await?;
+    let (sample, is_markdown) = sampled(&mut table, &base_dir, app).await?;
     let mut questions = Questions::of(&args);
     let choices = questions.columns(&sample, &args)?;
     let proposal = config::propose(&sample, &choices)?;
@@ -133,19 +135,106 @@ pub(super) async fn execute(args: InitArgs, app: &App) -> Result<()> {
         if to_stdout { "the proposed pipeline".into() } else { output.display().to_string() };
     let resolved = config::resolve_text(&text, &name, &base_dir, environment(), &[])?;
     let look = first_text(&resolved, app).await?;
+    let mut open = Open::default();
+    if look.unreadable.total() > 0 {
+        open.rejected(&look, &name);
+    }
+    open.tower(&resolved, &name).await;
     if to_stdout {
+        open.said.iter().for_each(|said| app.reporter.warn(said.clone()));
         return app.print(&text);
     }
     write_whole(&output, &text, Existing::Keep).map_err(|cause| not_written(&output, cause))?;
-    let mut said = summary(&name, &sample, &proposal, &resolved);
-    said += &shown(&look);
-    let plan = match args.no_plan {
-        true => String::new(),
-        false => plan(&resolved, app).await,
+    let mut said = match open.said.is_empty() {
+        true => format!(
+            "{name} is written, and `scalingnote config check` finds nothing wrong with it\n"
+        ),
+        false => format!("{name} is written; what is still open is said below\n"),
     };
-    said += &plan;
-    said += &format!("\nnext:\n  scalingnote run {name}\n");
+    said += &summary(&sample, is_markdown, &proposal, &resolved);
+    said += &shown(&look);
+    for what in &open.said {
+        said += &format!("\n{}\n", format::printable(what));
+    }
+    if !args.no_plan && open.said.is_empty() {
+        said += &plan(&resolved, app).await;
+    }
+    said += "\nnext:\n";
+    for line in &open.next {
+        said += &format!("  {line}\n");
+    }
+    said += &format!("  scalingnote run {name}\n");
     app.print(&said).context(|| format!("{name} is written, but that could not be said"))
+}
+
+/// A first look at the table. Where no ending names a format, and the notes are Markdown, they are taken as that, which
+/// is said to be so.
+async fn sampled(
+    table: &mut TableOptions,
+    base_dir: &Path,
+    app: &App,
+) -> Result<(TableSample, bool)> {
+    let storage = StorageOptions::default();
+    let look = async |table: &TableOptions| {
+        corpus::sample_table(table, base_dir, &storage, &app.reporter, &app.cancel).await
+    };
+    let error = match look(&*table).await {
+        Ok(sample) => return Ok((sample, false)),
+        Err(error) if table.format.is_some() => return Err(error),
+        Err(error) => error,
+    };
+    let there = corpus::holds_markdown(table, base_dir, &storage, &app.cancel).await;
+    if !there.unwrap_or(false) {
+        // There is no file yet in which a format could be set.
+        let has_none = error.message().contains("set format");
+        return Err(if has_none { error.with_hint(FORMAT) } else { error });
+    }
+    table.format = Some(TableFormat::Markdown);
+    Ok((look(&*table).await?, true))
+}
+
+/// What the written file still needs before a run goes through.
+#[derive(Default)]
+struct Open {
+    /// In sentences.
+    said: Vec<String>,
+    /// What to do about it, line by line.
+    next: Vec<String>,
+}
+
+impl Open {
+    /// Rows that no reader could make sense of.
+    fn rejected(&mut self, look: &Look, name: &str) {
+        let rejected = &look.unreadable;
+        let count = rejected.total();
+        let (rows, are) = if count == 1 { ("row", "is") } else { ("rows", "are") };
+        self.said.push(format!(
+            "{} {rows} cannot be read and {are} rejected, e.g. {}",
+            format::count(count),
+            rejected.samples.first().map_or("", String::as_str)
+        ));
+        self.next.push(format!(
+            "correct them, or write into [corpus] of {name}: max_rejected = {count}"
+        ));
+    }
+
+    /// A model that is not there, cannot be used, or does not say how token states become one vector.
+    async fn tower(&mut self, resolved: &Resolved, name: &str) {
+        let (options, base_dir) = (&resolved.pipeline.tower, &resolved.pipeline.base_dir);
+        let Err(error) = Tower::check_here(options, base_dir).await else { return };
+        let pooled = TowerOptions { pooling: Some(Pooling::Mean), ..options.clone() };
+        let lacks_pooling =
+            options.pooling.is_none() && Tower::check_here(&pooled, base_dir).await.is_ok();
+        self.said.push(format!("[tower]: {error}"));
+        self.next.push(match lacks_pooling {
+            true => format!(
+                "write into [tower] of {name}: pooling = \"mean\" (or as the model's authors say)"
+            ),
+            false => {
+                format!("write into [tower] of {name}: model = \"MODEL\", one that can be used")
+            }
+        });
+    }
 }
 
 /// A name for what is made of a source.
@@ -256,8 +345,10 @@ impl Questions {
 
 async fn first_text(resolved: &Resolved, app: &App) -> Result<Look> {
     let pipeline = &resolved.pipeline;
+    // Rows that are rejected stop a run, and not what is said of them.
+    let options = CorpusOptions { max_rejected: u64::MAX, ..pipeline.corpus.clone() };
     let request = LookRequest {
-        options: &pipeline.corpus,
+        options: &options,
         base_dir: &pipeline.base_dir,
         storage: &pipeline.storage,
         chunker: None,
@@ -268,13 +359,19 @@ async fn first_text(resolved: &Resolved, app: &App) -> Result<Look> {
     corpus::look(request, corpus::Wanted::Rows(FIRST_ROWS)).await
 }
 
-fn summary(name: &str, sample: &TableSample, proposal: &Proposal, resolved: &Resolved) -> String {
+fn summary(
+    sample: &TableSample,
+    is_markdown: bool,
+    proposal: &Proposal,
+    resolved: &Resolved,
+) -> String {
     let pipeline = &resolved.pipeline;
     let texts: Vec<&str> =
         proposal.title.iter().chain(&proposal.texts).map(String::as_str).collect();
     let files = if sample.files == 1 { "file" } else { "files" };
     let mut rows = vec![
         ("notes", format!("{} {files}, {}", sample.files, format::bytes(sample.bytes))),
+        ("format", if is_markdown { FOUND.to_owned() } else { String::new() }),
         ("id", proposal.id.clone()),
         ("text", texts.join(", ")),
         ("topics", proposal.topics.clone().unwrap_or_default()),
@@ -285,8 +382,7 @@ fn summary(name: &str, sample: &TableSample, proposal: &Proposal, resolved: &Res
     ];
     rows.retain(|(_, value)| !value.is_empty());
     let line = |(key, value): (&str, String)| format!("  {key:<8} {}\n", format::printable(&value));
-    let rows: String = rows.into_iter().map(line).collect();
-    format!("{name} is written, and `scalingnote config check` finds nothing wrong with it\n{rows}")
+    rows.into_iter().map(line).collect()
 }
 
 /// The first text, line by line: it comes from a note, so nothing of it may command the terminal.

@@ -51,3 +51,17 @@ pub fn refuse_tables_in_root(
     }
     Ok(())
 }
+
+/// Whether there are Markdown notes where a table is, and no file whose ending names another format. Relative paths
+/// start from `base_dir`.
+///
+/// # Errors
+/// Where nothing is there, or cannot be listed.
+pub async fn holds_markdown(
+    table: &TableOptions,
+    base_dir: &Path,
+    storage: &StorageOptions,
+    cancel: &Cancel,
+) -> Result<bool> {
+    Finder::new(base_dir, storage, None, cancel, &Silent).holds_markdown(table).await
+}

@@ -43,7 +43,7 @@ mod source;
 mod sql;
 
 pub use filter::RowFilter;
-pub use here::{look_for_files, refuse_tables_in_root};
+pub use here::{holds_markdown, look_for_files, refuse_tables_in_root};
 pub(crate) use names::quoted;
 pub use options::{
     ColumnType, CorpusMode, CorpusOptions, TableFormat, TableOptions, TextEncoding, TimeFormat,

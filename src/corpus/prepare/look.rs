@@ -69,6 +69,8 @@ pub struct Look {
     pub duplicates: u64,
     /// Rows that were rejected, by reason.
     pub rejections: Rejections,
+    /// Rows of the files, all of them, that their readers could make no sense of.
+    pub unreadable: Rejections,
     /// The chunks of the notes, as they would be encoded.
     pub chunks: Vec<PreparedRow>,
     /// [`Wanted::Note`] only: the files without which the query returns no row of the note, each with the rows of the
@@ -144,7 +146,7 @@ async fn looked(
     };
     let (plan, task) = physical_plan(rows_of.clone()).await.map_err(wrong_sql)?;
     let mut stream = execute_stream(plan, task).map_err(|e| error(e, LOOKING))?;
-    let mut seen = Look::default();
+    let mut seen = Look { unreadable: tables.rejections.clone(), ..Look::default() };
     let mut ended = false;
     while !ended {
         let winners = match stream.next().await {

@@ -146,6 +146,75 @@ fn a_model_that_is_not_here_is_not_fetched() {
     assert!(place.path("notes.toml").exists() && !place.path("notes-index").exists());
 }
 
+#[test]
+fn a_folder_of_markdown_is_taken_as_that() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.path("vault/deep")).unwrap();
+    place.write("vault/a.md", "---\ntags: [baking]\n---\n# Bread\nFlour, water, salt and time.\n");
+    place.write("vault/deep/b.md", "# Knots\nA bowline holds and does not slip.\n");
+    let tower = "--yes --model fake:16 --pooling mean";
+    let said = place.said(0, &format!("init vault {tower}"));
+    for piece in ["format   markdown", "id       path", "text     title, body", "the first text"] {
+        assert!(said.contains(piece), "no {piece:?} in\n{said}");
+    }
+    let file = std::fs::read_to_string(place.path("vault.toml")).unwrap();
+    assert!(file.contains("format = \"markdown\""), "{file}");
+    place.says(0, "config check vault.toml", &["is fine"]);
+    let report = place.json(0, "run vault.toml --json");
+    assert_eq!(report["corpus"]["notes"], 2);
+    // What is no notes is told how to be said, where there is no file to set it in.
+    place.write("dump", "a,b\n");
+    place.says(1, &format!("init dump {tower}"), &["no known ending", "scalingnote init --format"]);
+}
+
+#[test]
+fn notes_that_cannot_be_read_are_counted_and_the_file_is_written() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("vault")).unwrap();
+    place.write("vault/a.md", "# Bread\nFlour, water, salt and time.\n");
+    place.write("vault/b.md", "---\ntitle: a: b\n---\nNo YAML.\n");
+    let said = place.said(0, "init vault --yes --model fake:16 --pooling mean");
+    for piece in
+        ["vault.toml is written", "1 row cannot be read", "b.md line 2", "max_rejected = 1"]
+    {
+        assert!(said.contains(piece), "no {piece:?} in\n{said}");
+    }
+    assert!(!said.contains("finds nothing wrong"), "{said}");
+    for command in ["config check", "run"] {
+        place.says(1, &format!("{command} vault.toml"), &["corpus.max_rejected"]);
+    }
+    // The way out, followed.
+    let file = std::fs::read_to_string(place.path("vault.toml")).unwrap();
+    place.write("vault.toml", file.replace("max_rejected = 0", "max_rejected = 1"));
+    for command in ["config check", "run"] {
+        place.expect(0, &format!("{command} vault.toml"));
+    }
+}
+
+#[test]
+fn what_a_model_lacks_is_what_comes_next() {
+    let place = place();
+    let trained = crate::fixture::training::folder();
+    let model = trained.path().join("model").display().to_string();
+    for (model, pieces) in [
+        (
+            model.as_str(),
+            ["`pooling` is not set", "write into [tower] of p.toml: pooling = \"mean\""],
+        ),
+        ("gone.gguf", ["gone.gguf", "write into [tower] of p.toml: model = "]),
+    ] {
+        let said = place.said(0, &format!("init notes.csv --yes --output p.toml --model {model}"));
+        for piece in pieces {
+            assert!(said.contains(piece), "no {piece:?} in\n{said}");
+        }
+        assert!(!said.contains("finds nothing wrong"), "{said}");
+        std::fs::remove_file(place.path("p.toml")).unwrap();
+    }
+    place
+        .expect(0, &format!("init notes.csv --yes --output p.toml --model {model} --pooling mean"));
+    place.says(0, "config check p.toml", &["is fine"]);
+}
+
 /// The program on a terminal that says these lines; what stands on the terminal in the end, and on stdout.
 fn on_a_terminal(folder: &Path, line: &str, answers: &str) -> (String, String) {
     let (mut ours, mut theirs) = (0, 0);

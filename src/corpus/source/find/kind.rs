@@ -5,9 +5,12 @@ use datafusion::datasource::file_format::file_compression_type::FileCompressionT
 use crate::corpus::options::TableFormat;
 use crate::error::{Error, Result};
 
+/// Endings that say that a file is Markdown.
+const NOTES: [&str; 4] = ["md", "markdown", "mdown", "mkd"];
+
 /// Endings of files that hold data which no reader here understands, and the way out.
 const FOREIGN: [(&[&str], &str); 6] = [
-    (&["md", "markdown", "mdown", "mkd"], "set format = \"markdown\""),
+    (&NOTES, "set format = \"markdown\""),
     (&["xlsx", "xls", "ods"], "export it as CSV"),
     (&["orc", "lance", "h5", "hdf5", "rds", "sav", "dta"], "export it as Parquet"),
     (&["sqlite", "sqlite3", "db"], "set format = \"sqlite\""),
@@ -68,6 +71,11 @@ impl FileKind {
         let lower = name.to_ascii_lowercase();
         self.format != TableFormat::Markdown || MARKDOWN.contains(&ending(&lower))
     }
+}
+
+/// Whether the ending says that a file is Markdown.
+pub(super) fn is_markdown(name: &str) -> bool {
+    NOTES.contains(&ending(&name.to_ascii_lowercase()))
 }
 
 fn ending(name: &str) -> &str {

@@ -178,6 +178,17 @@ impl<'a> Finder<'a> {
         }
     }
 
+    /// Whether there are Markdown notes where a table is, and no file whose ending names another format.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub(in crate::corpus) async fn holds_markdown(&mut self, table: &TableOptions) -> Result<bool> {
+        let search = self.search(table).await?;
+        let mut names = search.files.iter().map(|file| file.name.as_str());
+        let is_data = names.clone().any(walk::is_data);
+        Ok(!is_data && names.any(kind::is_markdown))
+    }
+
     async fn search(&mut self, table: &TableOptions) -> Result<Search> {
         let shown = table.shown_uri();
         match self.place(table)? {
