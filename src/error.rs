@@ -7,10 +7,12 @@ use std::fmt;
 use std::path::Path;
 
 mod deep;
+mod newer;
 mod shield;
 mod system;
 
 pub use deep::{deep, deep_async, no_thread};
+pub(crate) use newer::{UPGRADE, unreadable};
 pub use shield::{broken, shielded, shielded_async};
 pub use system::kind_of_io;
 pub(crate) use system::{TOO_MANY_FILES, is_full, way_out, way_out_of};

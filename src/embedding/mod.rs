@@ -24,7 +24,7 @@ use futures::{StreamExt, TryStreamExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt, unreadable};
 use crate::store::layout::{self, Key};
 use crate::store::receipt::Receipt;
 use crate::store::{FileRef, Pieces, Root};
@@ -112,8 +112,10 @@ impl PartReceipt {
             }
             None => return Err(Error::corrupt(format!("receipt {key} has no version"))),
         }
-        let receipt: Self = serde_json::from_value(parsed)
-            .or_error(ErrorKind::Corrupt, || format!("reading the receipt {key}"))?;
+        let receipt: Self = serde_json::from_value(parsed).map_err(|cause| {
+            let what = format!("receipt {key}");
+            unreadable(cause, what, format!("reading the receipt {key}"))
+        })?;
         let place = layout::parse(&receipt.file.path);
         let belongs = receipt.space == *space
             && receipt.key() == key

@@ -15,7 +15,7 @@ use super::passing::Passing;
 use super::segment::{Candidate, OpenFiles, Opened, Wanted, open_segment};
 use super::threads::on_own_threads;
 use crate::corpus::RowFilter;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt, unreadable};
 use crate::index::{Calibration, IndexOptions};
 use crate::snapshot::{Content, Manifest, Segment, newest, read};
 use crate::store::Root;
@@ -115,7 +115,7 @@ impl Snapshot {
     ) -> Result<Self> {
         let content = &manifest.content;
         let options: IndexOptions = serde_json::from_value(content.index.options.clone())
-            .or_error(ErrorKind::Corrupt, || "its index options cannot be read")?;
+            .map_err(|e| unreadable(e, "its index", "its index options cannot be read"))?;
         let calibration: Calibration = serde_json::from_value(content.index.calibration.clone())
             .or_error(ErrorKind::Corrupt, || "its quantisation scale cannot be read")?;
         let shared = Arc::new((options, calibration));

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt, unreadable};
 use crate::observe::Reporter;
 use crate::snapshot::{Laid, Manifest, QueryTower};
 use crate::store::Root;
@@ -139,8 +139,9 @@ fn choose(manifest: &Manifest) -> Result<&QueryTower> {
 /// How the tower is loaded, as the snapshot says it.
 fn options_of(manifest: &Manifest, named: &QueryTower) -> Result<TowerOptions> {
     let options = serde_json::from_value(named.options.clone());
-    options.or_error(ErrorKind::Corrupt, || {
-        format!("the query tower of snapshot {} cannot be read", manifest.number)
+    options.map_err(|cause| {
+        let what = format!("the query tower of snapshot {}", manifest.number);
+        unreadable(cause, &what, format!("{what} cannot be read"))
     })
 }
 

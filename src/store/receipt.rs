@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{FileRef, PutOutcome, Root, hash_file};
-use crate::error::{Error, ErrorKind, Result, ResultExt, found};
+use crate::error::{Error, Result, ResultExt, found, unreadable};
 
 /// The receipt of some work.
 pub trait Receipt: Serialize + DeserializeOwned {
@@ -69,11 +69,12 @@ async fn adopt<T: Receipt>(root: &Root, key: &str) -> Result<Option<T>> {
 /// Reads a receipt; `None` where there is none.
 ///
 /// # Errors
-/// Corrupt, naming the receipt.
+/// Corrupt, naming the receipt; Unsupported where a newer release wrote it.
 pub async fn read<T: DeserializeOwned>(root: &Root, key: &str) -> Result<Option<T>> {
     let Some(bytes) = found(root.get(key).await)? else { return Ok(None) };
-    serde_json::from_slice(&bytes).map(Some).or_error(ErrorKind::Corrupt, || {
-        format!("receipt {key} cannot be read; delete it to have the task run again")
+    serde_json::from_slice(&bytes).map(Some).map_err(|cause| {
+        let damaged = format!("receipt {key} cannot be read; delete it to have the task run again");
+        unreadable(cause, format!("receipt {key}"), damaged)
     })
 }
 

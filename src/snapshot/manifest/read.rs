@@ -2,7 +2,7 @@
 
 use super::format::{MANIFEST_VERSION, Manifest};
 use super::signature;
-use crate::error::{Error, ErrorKind, Result, ResultExt, unless};
+use crate::error::{Error, ErrorKind, Result, ResultExt, UPGRADE, unless, unreadable};
 use crate::store::{Root, layout};
 use crate::types::hash_json;
 
@@ -116,11 +116,15 @@ pub(in crate::snapshot) fn parse(bytes: &[u8], number: u64) -> Result<Manifest> 
     struct Versioned {
         version: u32,
     }
-    let broken = |cause| Error::corrupt("the manifest is not valid").with_source(cause);
+    let broken = |cause| unreadable(cause, "the manifest", "the manifest is not valid");
     let versioned: Versioned = serde_json::from_slice(bytes).map_err(broken)?;
     if versioned.version != MANIFEST_VERSION {
+        let way_out = match versioned.version > MANIFEST_VERSION {
+            true => UPGRADE,
+            false => "use the release that wrote it",
+        };
         return Err(Error::unsupported(format!(
-            "the manifest has format version {}, this program reads {MANIFEST_VERSION}: use the release that wrote it",
+            "the manifest has format version {}, this program reads {MANIFEST_VERSION}: {way_out}",
             versioned.version
         )));
     }
@@ -173,7 +177,11 @@ mod tests {
 
     #[test]
     fn garbage_and_newer_formats_are_told_apart() {
-        assert_eq!(parse(b"{\"version\":2}", 1).unwrap_err().kind(), ErrorKind::Unsupported);
+        for newer in ["{\"version\":2}", "{\"version\":1,\"steps_left\":3}"] {
+            let error = parse(newer.as_bytes(), 1).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(error.to_string().ends_with(UPGRADE) && error.hint().is_none(), "{error}");
+        }
         assert_eq!(parse(b"{\"version\":1}", 1).unwrap_err().kind(), ErrorKind::Corrupt);
         assert_eq!(parse(b"\xff\x00", 1).unwrap_err().kind(), ErrorKind::Corrupt);
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::live::PartsSummary;
 use crate::corpus::{CorpusMode, PrepareOutcome, PreparedShard};
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt, unreadable};
 use crate::index::{IndexOptions, Recall};
 use crate::snapshot::{PlannedUnder, QueryTower, ShardContent, Tombstones, overtaken_by_purge};
 use crate::stage::ids::{IdRow, Ids};
@@ -396,7 +396,7 @@ pub(super) async fn load_plan<T: DeserializeOwned>(
             version.unwrap_or(0)
         )));
     }
-    serde_json::from_value(json).or_error(ErrorKind::Corrupt, damaged)
+    serde_json::from_value(json).map_err(|cause| unreadable(cause, key, damaged()))
 }
 
 /// Deletes the prepared notes of a run.

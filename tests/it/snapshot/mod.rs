@@ -130,7 +130,7 @@ async fn altered_manifests_are_refused_by_name() {
     let cases: [(&str, ErrorKind, bool, Alter); 8] = [
         ("another number", ErrorKind::Corrupt, false, |m| m["number"] = 2.into()),
         ("a newer format", ErrorKind::Unsupported, false, |m| m["version"] = 99.into()),
-        ("an unknown field", ErrorKind::Corrupt, false, |m| m["surprise"] = 1.into()),
+        ("an unknown field", ErrorKind::Unsupported, false, |m| m["surprise"] = 1.into()),
         ("altered content", ErrorKind::Corrupt, false, |m| {
             m["content"]["stored_columns"] = serde_json::json!(["x"]);
         }),
