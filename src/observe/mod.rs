@@ -85,6 +85,15 @@ pub enum Event {
         /// Tokens finished since the stage began, 0 where none are counted.
         tokens: u64,
     },
+    /// Time ends a stage early: it has `seconds` left, and at most `total` units are expected in all.
+    Limited {
+        /// Which stage.
+        stage: Stage,
+        /// Units expected now.
+        total: u64,
+        /// Seconds that it may still take.
+        seconds: f64,
+    },
     /// What every executor of a cluster has done for the run so far.
     Executors {
         /// By name.

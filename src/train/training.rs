@@ -90,6 +90,7 @@ impl Training<'_> {
         let (stage, unit) = (self.stage, self.unit);
         let total = self.planned * self.batch as u64;
         self.reporter.event(Event::StageStarted { stage, total, unit, tokens: 0 });
+        self.tell_limit();
         let mut saved = Instant::now();
         loop {
             self.shorten(state);
@@ -182,7 +183,19 @@ impl Training<'_> {
         let left = limit.saturating_sub(spent).as_secs_f64();
         // Leave time for the last validation.
         let more = 0.95 * left * state.step as f64 / state.seconds.max(1e-9);
-        self.planned = self.planned.min(state.step + more as u64);
+        let fitting = state.step.saturating_add(more as u64);
+        if fitting < self.planned {
+            self.planned = fitting;
+            self.tell_limit();
+        }
+    }
+
+    /// Tells how much is expected within the time limit, if there is one.
+    fn tell_limit(&self) {
+        let Some((began, limit)) = self.limit else { return };
+        let seconds = limit.saturating_sub(began.elapsed()).as_secs_f64();
+        let (stage, total) = (self.stage, self.planned * self.batch as u64);
+        self.reporter.event(Event::Limited { stage, total, seconds });
     }
 
     fn look(&self, learner: &impl Learner, state: &mut State, optimizer: &AdamW) -> Result<()> {
@@ -234,6 +247,7 @@ mod tests {
 
     use super::*;
     use crate::error::ErrorKind;
+    use crate::observe::Recorder;
     use crate::train::options::OptimizerOptions;
     use crate::train::tests_support::silent;
     use crate::types::Digest256;
@@ -259,6 +273,69 @@ mod tests {
         fn export(&self, _: &AdamW) -> Result<()> {
             Err(Error::internal("a broken run exports nothing"))
         }
+    }
+
+    /// Learns nothing, five milliseconds a step.
+    struct Steady;
+
+    impl Learner for Steady {
+        fn learn(&mut self, _: u64) -> Result<StepResult> {
+            std::thread::sleep(Duration::from_millis(5));
+            let scalar = |value: f32| Tensor::new(value, &Device::Cpu).map_err(tensor_error);
+            let gradient = Tensor::new(&[0f32], &Device::Cpu).map_err(tensor_error)?;
+            let (pairs, tokens, repeated) = (1, 1, 0);
+            let (loss, accuracy, gradients) = (scalar(1.0)?, scalar(0.0)?, vec![Some(gradient)]);
+            Ok(StepResult { gradients, loss, accuracy, pairs, tokens, repeated })
+        }
+
+        fn look(&self, _: u64) -> Result<Option<ValidationRecord>> {
+            Ok(None)
+        }
+
+        fn export(&self, _: &AdamW) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_time_leaves_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let var = Var::from_vec(vec![1f32], 1, &Device::Cpu).unwrap();
+        let (watch, cancel) = (ValidationOptions::default(), Cancel::new());
+        let told = Arc::new(Recorder::default());
+        let reporter: Arc<dyn Reporter> = told.clone();
+        let training = Training {
+            stage: Stage::Distill,
+            unit: "queries",
+            batch: 2,
+            planned: 1_000_000,
+            limit: Some((Instant::now(), Duration::from_millis(200))),
+            checkpoint_seconds: None,
+            watch: &watch,
+            keep_from: 0,
+            model: String::new(),
+            pairs: 1,
+            parameters: 1,
+            output: dir.path(),
+            reporter: &reporter,
+            cancel: &cancel,
+        };
+        let mut adam = AdamW::new(vec![("w".into(), var)], OptimizerOptions::default()).unwrap();
+        let mut state = State::new(Digest256::of(b"steady"));
+        let report = training.run(&mut Steady, &mut adam, &mut state).unwrap();
+        let limits: Vec<(u64, f64)> = told
+            .events()
+            .into_iter()
+            .filter_map(|(_, event)| match event {
+                Event::Limited { total, seconds, .. } => Some((total, seconds)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(limits[0].0, 2_000_000, "{limits:?}");
+        assert!(limits.is_sorted_by(|a, b| a.0 >= b.0 && a.1 >= b.1), "{limits:?}");
+        assert!(limits.iter().all(|(_, seconds)| *seconds <= 0.2), "{limits:?}");
+        let last = limits.last().unwrap().0;
+        assert_eq!(last, 2 * report.steps.len() as u64, "what was expected at last was done");
     }
 
     /// A device changes the parameters before the loss is known; none of that gets into a file.

@@ -52,6 +52,9 @@ impl View for Bars {
 
     fn progress(&mut self, track: &Track) {
         if let Some(bar) = self.bars.get(&track.stage) {
+            if track.total > 0 {
+                bar.set_length(track.total);
+            }
             bar.set_position(track.done);
             bar.set_message(format!("{}  {}", track.unit, track.pace()));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::bars::Bars;
 use super::json::Json;
@@ -42,6 +42,7 @@ impl Reporter for Tracker {
                     done: 0,
                     tokens: 0,
                     rate: Rate::new(),
+                    until: None,
                     depth,
                 };
                 if outer.is_none_or(|outer| (outer.total, outer.unit) != (total, unit)) {
@@ -56,6 +57,12 @@ impl Reporter for Tracker {
                 track.tokens = track.tokens.max(tokens);
                 track.rate.push(track.began.elapsed(), track.done, track.tokens);
                 view.progress(track);
+            }
+            Event::Limited { stage, total, seconds } => {
+                let Some(track) = tracks.get_mut(&stage) else { return };
+                let left = Duration::try_from_secs_f64(seconds).ok();
+                track.until = left.and_then(|left| Instant::now().checked_add(left));
+                track.total = total;
             }
             Event::StageFinished { stage, seconds, summary } => match tracks.get_mut(&stage) {
                 Some(track) if track.depth > 1 => {
@@ -153,6 +160,28 @@ mod tests {
         assert_eq!(of("stage_finished")[0]["stage"], "encode");
         assert_eq!(of("warning")[0]["message"], "one text is long");
         assert!(lines.iter().all(|line| line["time"].as_str().unwrap().ends_with('Z')));
+    }
+
+    #[test]
+    fn the_time_left_is_at_most_what_is_allowed() {
+        let text = run(ProgressMode::Json, |reporter| {
+            let stage = Stage::Distill;
+            let (total, unit) = (1_000_000, "queries");
+            reporter.event(Event::StageStarted { stage, total, unit, tokens: 0 });
+            reporter.event(Event::Limited { stage, total, seconds: 60.0 });
+            std::thread::sleep(Duration::from_millis(20));
+            reporter.event(Event::Progress { stage, done: 5, tokens: 0 });
+            reporter.event(Event::Limited { stage, total: 10, seconds: 0.0 });
+            reporter.event(Event::Progress { stage, done: 10, tokens: 0 });
+        });
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let left = lines[1]["seconds_left"].as_f64().unwrap();
+        assert!(left > 50.0 && left <= 60.0, "{text}");
+        assert_eq!(
+            (lines[2]["total"].as_u64(), lines[2]["seconds_left"].as_f64()),
+            (Some(10), Some(0.0))
+        );
     }
 
     #[test]

@@ -16,13 +16,20 @@ pub(super) struct Track {
     pub done: u64,
     pub tokens: u64,
     pub rate: Rate,
+    /// When its time is over, where that is limited.
+    pub until: Option<Instant>,
     /// Starts without an end: a stage may report a part of its work as the same stage.
     pub depth: u32,
 }
 
 impl Track {
     pub fn seconds_left(&self) -> Option<f64> {
-        self.rate.seconds_left(self.total, self.total_tokens)
+        let left = self.rate.seconds_left(self.total, self.total_tokens);
+        let most = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+        match (left, most.map(|most| most.as_secs_f64())) {
+            (Some(left), Some(most)) => Some(left.min(most)),
+            (left, most) => left.or(most),
+        }
     }
 
     /// `845 tok/s, 12s left`, as far as it is known.

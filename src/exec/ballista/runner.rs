@@ -363,6 +363,7 @@ impl Reporter for Counting {
             Event::Info { .. } => self.console.event(event),
             Event::Progress { .. }
             | Event::StageStarted { .. }
+            | Event::Limited { .. }
             | Event::StageFinished { .. }
             | Event::Executors { .. } => {}
         }

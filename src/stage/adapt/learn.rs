@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result, ResultExt};
-use crate::observe::Reporter;
+use crate::observe::{Event, Reporter, Stage};
 use crate::stage::plan::AdaptTask;
 use crate::stage::worker::{Loaded, TaskEnv, Worker};
 use crate::tower::{DeviceSpec, Tower, TowerOptions, TowerTokenizer};
@@ -50,6 +50,11 @@ impl Budget {
         self.all.and_then(|all| self.began.checked_add(all / 2))
     }
 
+    /// What is left of the LLM's half.
+    fn half_left(&self) -> Option<Duration> {
+        self.half().map(|until| until.saturating_duration_since(Instant::now()))
+    }
+
     /// What is left of it.
     fn left(&self) -> Option<Duration> {
         self.all.map(|all| all.saturating_sub(self.began.elapsed()))
@@ -81,7 +86,7 @@ impl Llm {
     }
 
     /// The vectors of the first of these texts, as many as the time allows, and of the first `least` in any case; `None` for a
-    /// text that cannot be encoded.
+    /// text that cannot be encoded. Reports that the stage begins and how far it is: who calls reports its end.
     pub async fn vectors(
         &self,
         texts: &[&str],
@@ -94,11 +99,20 @@ impl Llm {
         let tokenizer = self.tower.tokenizer();
         let ids: Vec<Option<Vec<u32>>> =
             texts.iter().map(|text| tokenizer.tokenize(text).ok().map(|found| found.ids)).collect();
+        let all_tokens = ids.iter().flatten().map(|ids| ids.len() as u64).sum();
+        let (stage, total) = (Stage::Distill, texts.len() as u64);
+        env.reporter.event(Event::StageStarted { stage, total, unit: "texts", tokens: all_tokens });
+        if let Some(left) = budget.half_left() {
+            let seconds = left.as_secs_f64();
+            env.reporter.event(Event::Limited { stage, total, seconds });
+        }
         let (until, cancel) = (budget.half(), env.cancel.clone());
+        let reporter = Arc::clone(&env.reporter);
         let token_budget = u64::from(task.spec.encode.token_budget);
         let job = move |loaded: &mut Loaded, _: &TowerTokenizer| -> Result<_> {
             let most = token_budget.min(loaded.limit.unwrap_or(u64::MAX));
             let mut vectors: Vec<Option<Vec<f32>>> = Vec::with_capacity(ids.len());
+            let mut read = 0;
             while vectors.len() < ids.len() {
                 cancel.check()?;
                 let late = until.is_some_and(|until| Instant::now() >= until);
@@ -112,6 +126,7 @@ impl Llm {
                     tokens <= most
                 });
                 let batch = &rest[..fitting.count().max(1)];
+                read += batch.iter().flatten().map(|ids| ids.len() as u64).sum::<u64>();
                 let known: Vec<&[u32]> = batch.iter().flatten().map(Vec::as_slice).collect();
                 let found = match known.is_empty() {
                     true => Embeddings::with_capacity(1, 0),
@@ -125,6 +140,8 @@ impl Llm {
                         .filter(|row| usable(row))
                         .map(<[f32]>::to_vec)
                 }));
+                let done = vectors.len() as u64;
+                reporter.event(Event::Progress { stage, done, tokens: read });
             }
             Ok(vectors)
         };

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::time::Instant;
 
 use super::draw::{Drawn, Piece};
 use super::judge::{Found, Judged};
@@ -10,6 +11,7 @@ use super::read::Read;
 use super::receipt::{AdaptOutcome, AdaptReceipt, AdaptSummary, AdaptedTower};
 use crate::embedding;
 use crate::error::{Error, ErrorKind, Result, ResultExt, unless};
+use crate::observe::{Event, Stage, format};
 use crate::snapshot::{Adapted, Laid, Purged};
 use crate::stage::inputs::is_damage;
 use crate::stage::plan::AdaptTask;
@@ -292,10 +294,18 @@ async fn teach(
 ) -> Result<(Taught, Taught)> {
     let (judged_by, mut pieces) = (asked.len(), asked);
     pieces.extend(shown);
+    let all = pieces.len();
+    let most = task.options.minutes.map(|minutes| f64::from(minutes) * 60.0);
     env.reporter.info(format!(
-        "adapting the query tower: the LLM reads {} titles and sentences",
-        pieces.len()
+        "adapting the query tower{}: the LLM reads {} titles and sentences{}",
+        most.map_or_else(String::new, |most| format!(", at most {}", format::seconds(most))),
+        format::count(all as u64),
+        most.map_or_else(String::new, |most| format!(
+            " in at most {}",
+            format::seconds(most / 2.0)
+        ))
     ));
+    let began = Instant::now();
     let texts: Vec<&str> = pieces.iter().map(|piece| piece.text.as_str()).collect();
     let vectors = llm.vectors(&texts, judged_by + LEAST, budget, task, worker, env).await?;
     let dimensions = task.spec.space.dimensions as usize;
@@ -305,6 +315,16 @@ async fn teach(
         taught.extend(vector.map(|vector| (at, (piece.clone(), vector, own))));
     }
     let learnt = taught.split_off(taught.partition_point(|(at, _)| *at < judged_by));
+    let counted = |count: usize| format::count(count as u64);
+    let summary = format!(
+        "the LLM read {} of {} titles and sentences: {} to learn from, {} to judge by",
+        counted(taught.len() + learnt.len()),
+        counted(all),
+        counted(learnt.len()),
+        counted(taught.len())
+    );
+    let (stage, seconds) = (Stage::Distill, began.elapsed().as_secs_f64());
+    env.reporter.event(Event::StageFinished { stage, seconds, summary });
     let of = |taught: Vec<(usize, _)>| Taught::of(dimensions, taught.into_iter().map(|(_, t)| t));
     Ok((of(taught), of(learnt)))
 }

@@ -291,7 +291,10 @@ fn a_task_adapts_as_a_run_does() {
     }
     let (_, said) = expect(place.path(), 75, &format!("publish p.toml {set} --plan {plan}"));
     assert!(said.contains("adapt-"), "{said}");
-    expect(place.path(), 0, &task("adapt"));
+    let (_, said) = expect(place.path(), 0, &task("adapt"));
+    for piece in ["distill: the LLM read ", " to learn from, ", " queries to do"] {
+        assert!(said.contains(piece), "no {piece:?} in {said}");
+    }
     let stored = towers("tasks");
     // Again: the receipt is there.
     expect(place.path(), 0, &task("adapt"));
