@@ -21,7 +21,7 @@ pub use lengths::LengthBucket;
 pub use metrics::{check_metrics_file, write_metrics};
 pub(crate) use page::page_templates;
 pub(crate) use plan::truncation_warning;
-pub use plan::{PlanAmounts, PlanBrief, PlanSummary, ShardSummary, SharesBrief};
+pub use plan::{AdaptPlanned, PlanAmounts, PlanBrief, PlanSummary, ShardSummary, SharesBrief};
 pub use run::{
     Amounts, ConfigSummary, CorpusCounts, NewestSnapshot, Outcome, PlannedAmounts, REPORT_VERSION,
     Reuse, RunReport, StageReport, ThroughputSample, Written,

@@ -10,7 +10,7 @@ use super::estimate::{encode_seconds, part_bytes};
 use crate::corpus::{CorpusReading, InputFile};
 use crate::index;
 use crate::observe::format;
-use crate::stage::{Plan, Planned, SharesPlanned};
+use crate::stage::{AdaptTask, Plan, Planned, SharesPlanned};
 use crate::store::layout;
 
 /// Amounts of one shard or of all.
@@ -85,6 +85,56 @@ pub struct ShardSummary {
     pub amounts: PlanAmounts,
 }
 
+/// What the adaptation of the query tower may cost, at most: whether there is anything to learn shows when the notes are
+/// encoded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AdaptPlanned {
+    /// Titles and sentences that are drawn.
+    pub texts: u64,
+    /// Steps of a whole adaptation.
+    pub steps: u64,
+    /// Steps that the minutes of an earlier run left; 0 where it left none.
+    pub steps_left: u64,
+    /// Minutes; `None` where they are not limited.
+    pub minutes: Option<u32>,
+}
+
+impl AdaptPlanned {
+    fn of(task: &AdaptTask) -> Self {
+        let adapted = task.previous.as_ref().and_then(|tower| tower.adapted.as_ref());
+        let by = task.options.digest().ok();
+        // With other options it begins with all its steps.
+        let same = adapted.filter(|adapted| by == Some(adapted.options));
+        Self {
+            texts: task.options.max_texts.into(),
+            steps: task.options.steps.into(),
+            steps_left: same.map_or(0, |adapted| adapted.steps_left),
+            minutes: task.options.minutes,
+        }
+    }
+
+    /// The seconds that it may take, where that is limited.
+    fn seconds(&self) -> Option<f64> {
+        self.minutes.map(|minutes| 60.0 * f64::from(minutes))
+    }
+}
+
+impl fmt::Display for AdaptPlanned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (texts, steps) =
+            (format::counted(self.texts, "text"), format::counted(self.steps, "step"));
+        write!(f, "the query tower is adapted: at most {texts}, {steps}")?;
+        if self.steps_left > 0 {
+            let left = format::count(self.steps_left);
+            write!(f, " (of which an earlier run left {left})")?;
+        }
+        match self.seconds() {
+            Some(seconds) => write!(f, ", at most {}", format::seconds(seconds)),
+            None => f.write_str(", as long as that takes (query.adapt.minutes limits it)"),
+        }
+    }
+}
+
 /// What a run would do. [`fmt::Display`] is the table that `scalingnote plan` prints.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PlanSummary {
@@ -109,6 +159,9 @@ pub struct PlanSummary {
     /// Id of the adaptation of the query tower, which follows the encode tasks; absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapt_task: Option<String>,
+    /// What that adaptation may cost, beside what `total` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapt: Option<AdaptPlanned>,
     /// Ids of the build tasks, which follow the calibration: any order, anywhere.
     pub build_tasks: Vec<String>,
     /// Every shard, in order.
@@ -178,6 +231,7 @@ impl PlanSummary {
             encode_tasks: plan.encode.iter().map(|task| task.id.clone()).collect(),
             calibrate_task: plan.calibrate.as_ref().map(|task| task.id.clone()),
             adapt_task: plan.adapt.as_ref().map(|task| task.id.clone()),
+            adapt: plan.adapt.as_ref().map(AdaptPlanned::of),
             build_tasks: plan.build.iter().map(|task| task.id.clone()).collect(),
             total: PlanAmounts::sum(&shards),
             shards,
@@ -303,7 +357,9 @@ impl fmt::Display for PlanSummary {
         };
         let mut rows: Vec<_> =
             self.shards.iter().map(|shard| row(shard.shard.to_string(), &shard.amounts)).collect();
-        rows.push(row("all".to_owned(), &self.total));
+        let adapting = self.adapt.as_ref().and_then(AdaptPlanned::seconds).unwrap_or(0.0);
+        let seconds = self.total.seconds.map(|seconds| seconds + adapting);
+        rows.push(row("all".to_owned(), &PlanAmounts { seconds, ..self.total }));
         match self.parent {
             Some(parent) => writeln!(f, "run {} against snapshot {parent}", self.run)?,
             None => writeln!(f, "run {}, the first: there is no snapshot yet", self.run)?,
@@ -315,6 +371,13 @@ impl fmt::Display for PlanSummary {
         }
         if let Some(reading) = &self.reading {
             writeln!(f, "{reading}")?;
+        }
+        if let Some(adapt) = &self.adapt {
+            let counted = match (self.total.seconds, adapt.minutes) {
+                (Some(_), Some(_)) => ", which the time of all counts",
+                _ => "",
+            };
+            writeln!(f, "{adapt}{counted}")?;
         }
         for warning in &self.warnings {
             writeln!(f, "warning: {warning}")?;
@@ -370,6 +433,23 @@ mod tests {
         assert_eq!((total.notes_new, total.tokens, total.seconds), (2_400, 180_000, Some(200.0)));
         assert!((total.padding_waste_avoided - 0.25).abs() < 1e-12);
         assert_eq!(PlanAmounts::sum(&[]).padding_waste_avoided, 0.0);
+    }
+
+    #[test]
+    fn the_adaptation_is_a_line_and_counts() {
+        let adapt = AdaptPlanned { texts: 4_096, steps: 100, steps_left: 12, minutes: Some(2) };
+        let planned = PlanSummary { adapt: Some(adapt), ..summary() };
+        let text = planned.to_string();
+        let said = "the query tower is adapted: at most 4,096 texts, 100 steps (of which an earlier run left 12), at \
+                    most 2m 00s, which the time of all counts\n";
+        assert!(text.contains(said), "{text}");
+        let all = text.lines().find(|line| line.trim_start().starts_with("all")).unwrap();
+        assert!(all.contains("5m 20s"), "200 seconds to encode and 120 to adapt: {text}");
+        let free = AdaptPlanned { minutes: None, steps_left: 0, ..adapt };
+        let text = PlanSummary { adapt: Some(free), ..summary() }.to_string();
+        assert!(text.contains("100 steps, as long as that takes (query.adapt.minutes"), "{text}");
+        assert!(text.contains("3m 20s"), "{text}");
+        assert!(!summary().to_string().contains("query tower"));
     }
 
     #[test]

@@ -253,6 +253,10 @@ fn steps_that_time_left_are_taken_though_no_note_changed() {
     let place = Place::new();
     place.run();
     leave_steps(&place);
+    let (said, _) = expect(place.path(), 0, "plan p.toml");
+    for piece in ["the query tower is adapted: at most 600 texts", "an earlier run left 12)"] {
+        assert!(said.contains(piece), "no {piece:?} in {said}");
+    }
     let rest = place.run();
     assert_eq!(rest["outcome"], json!({"result": "published", "snapshot": 2}), "{rest}");
     assert_eq!((outcome(&rest), &rest["query_tower"]["steps"]), ("adapted", &json!(12)), "{rest}");
