@@ -41,6 +41,9 @@ pub(crate) struct ExplainArgs {
 
 pub(super) async fn execute(args: ExplainArgs, app: &App) -> Result<()> {
     let note = note_of(&args.note)?;
+    if args.query.as_ref().is_some_and(|query| query.trim().is_empty()) {
+        return Err(Error::usage("the query to rank it for is empty"));
+    }
     let pipeline = args.pipeline.resolve()?.pipeline;
     let root = pipeline.open_root()?;
     let cache = root::cache_dir()?;
@@ -81,7 +84,8 @@ fn table(found: &Explained) -> String {
     if corpus.error.is_none() {
         let newer = match corpus.duplicates {
             0 => String::new(),
-            duplicates => format!(", {duplicates} of them older"),
+            duplicates if corpus.has_updated_at => format!(", {duplicates} of them older"),
+            duplicates => format!(", {duplicates} of them left out"),
         };
         rows.push(("corpus", format!("{}{newer}", counted(corpus.rows, "row"))));
     }

@@ -73,8 +73,10 @@ pub struct CorpusText {
 pub struct InCorpus {
     /// Rows of the query with its id.
     pub rows: u64,
-    /// Rows among them that gave way to a newer one.
+    /// Rows among them that gave way to a newer one, or without an `updated_at` to another.
     pub duplicates: u64,
+    /// Whether the query has an `updated_at` that says which row is the newest.
+    pub has_updated_at: bool,
     /// The files that they come from.
     pub files: Vec<SourceRows>,
     /// Why it was rejected; empty where it was not.
@@ -243,6 +245,7 @@ async fn in_corpus(
     let found = InCorpus {
         rows: look.rows_read,
         duplicates: look.duplicates,
+        has_updated_at: look.has_updated_at,
         files: files.collect(),
         rejected: look.rejections.by_reason.keys().cloned().collect(),
         // A row that is neither rejected nor a text says that it is deleted.
@@ -377,10 +380,14 @@ fn because(
     } else if corpus.rows == 0 {
         said.push("the query returns no row with this id".to_owned());
     } else if corpus.duplicates > 0 {
-        said.push(format!(
-            "of {} rows with this id the one with the newest updated_at counts",
-            corpus.rows
-        ));
+        let which = match corpus.has_updated_at {
+            true => "the one with the newest updated_at counts",
+            false => {
+                "one counts, a deletion or else the one with the greater values: the query has no updated_at to say \
+                 which is the newest"
+            }
+        };
+        said.push(format!("of {} rows with this id {which}", corpus.rows));
     }
     for reason in &corpus.rejected {
         said.push(format!("its row is rejected: {reason}"));

@@ -67,6 +67,8 @@ pub struct Look {
     pub rows_read: u64,
     /// Rows that gave way to a newer one of the same note.
     pub duplicates: u64,
+    /// Whether the query has an `updated_at` that says which of two rows is the newer one.
+    pub has_updated_at: bool,
     /// Rows that were rejected, by reason.
     pub rejections: Rejections,
     /// Rows of the files, all of them, that their readers could make no sense of.
@@ -132,6 +134,7 @@ async fn looked(
         .and_then(sorted)
         .map_err(wrong_sql)?;
 
+    let has_updated_at = contract.updated_at.is_some();
     let contract = Arc::new(contract);
     let mut deduper = Deduper::new(Judge::new(Arc::clone(&contract), exact));
     let renderer = Renderer {
@@ -146,7 +149,8 @@ async fn looked(
     };
     let (plan, task) = physical_plan(rows_of.clone()).await.map_err(wrong_sql)?;
     let mut stream = execute_stream(plan, task).map_err(|e| error(e, LOOKING))?;
-    let mut seen = Look { unreadable: tables.rejections.clone(), ..Look::default() };
+    let unreadable = tables.rejections.clone();
+    let mut seen = Look { has_updated_at, unreadable, ..Look::default() };
     let mut ended = false;
     while !ended {
         let winners = match stream.next().await {

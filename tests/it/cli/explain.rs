@@ -131,4 +131,16 @@ fn what_is_not_found_says_why() {
     assert!(error.starts_with("p.toml:8:7: table `notes`: "), "{error}");
     because(&unread, "snapshot 2 has it");
     place.says(2, "explain p.toml s:", &["id is empty"]);
+    let output = place.command("explain p.toml 8 --query").arg("").output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+#[test]
+fn of_rows_without_a_time_none_is_called_older() {
+    let place = place();
+    place.write("q.toml", PIPELINE.replace("body, updated_at, deleted", "body, deleted"));
+    let told = place.said(0, "explain q.toml 3");
+    assert!(told.contains("2 rows, 1 of them left out"), "{told}");
+    assert!(told.contains("the query has no updated_at") && !told.contains("them older"), "{told}");
+    assert!(place.said(0, "explain p.toml 3").contains("2 rows, 1 of them older"));
 }
