@@ -75,7 +75,8 @@ pub(crate) struct TowerArgs {
 
 pub(super) async fn execute(args: TowerArgs, app: &App) -> Result<()> {
     let (options, base_dir) = options(&args)?;
-    let tower = Tower::resolve(&options, &base_dir, &app.reporter).await?;
+    let tower = Tower::resolve(&options, &base_dir, &app.reporter).await;
+    let tower = tower.map_err(|error| with_flag(error, &args))?;
     let mut found = described(&tower)?;
     let card = tower.card();
     if !args.no_trial {
@@ -86,10 +87,23 @@ pub(super) async fn execute(args: TowerArgs, app: &App) -> Result<()> {
     app.answer(args.json, &found, |found| table(found, &card))
 }
 
+/// Names the flag where a model that is named alone does not say its pooling.
+fn with_flag(error: Error, args: &TowerArgs) -> Error {
+    let is_unknown = error.message().starts_with("`pooling` is not set");
+    match is_unknown && !is_pipeline(&args.model) {
+        true => Error::usage(format!("{error}; name it with --pooling")),
+        false => error,
+    }
+}
+
+fn is_pipeline(model: &str) -> bool {
+    !model.contains("://") && model.ends_with(".toml")
+}
+
 /// The tower meant, and where its relative paths start.
 fn options(args: &TowerArgs) -> Result<(TowerOptions, PathBuf)> {
     let TowerArgs { pooling, tokenizer, adapter, head, .. } = args;
-    if !args.model.contains("://") && args.model.ends_with(".toml") {
+    if is_pipeline(&args.model) {
         if pooling.is_some() || [tokenizer, adapter, head].into_iter().any(Option::is_some) {
             return Err(Error::usage(format!(
                 "{} says itself what its tower is made of; --pooling, --tokenizer, --adapter and --head go with a model",

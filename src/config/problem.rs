@@ -67,20 +67,26 @@ impl Problems {
     pub(super) fn error(&self, kind: ErrorKind) -> Error {
         let mut sorted = self.clone();
         sorted.list.sort_by_key(|problem| problem.origin.sort_key());
-        Error::new(kind, sorted.to_string())
+        let told = match kind {
+            ErrorKind::Config => sorted.to_string(),
+            // The configuration is fine: it names what is not there, or not as it should be.
+            _ => sorted.told("with what the configuration names"),
+        };
+        Error::new(kind, told)
+    }
+
+    fn told(&self, of: &str) -> String {
+        if let [only] = self.list.as_slice() {
+            return only.said(&self.file);
+        }
+        let listed = self.list.iter().map(|problem| format!("\n  {}", problem.said(&self.file)));
+        format!("{} problems {of}{}", self.list.len(), listed.collect::<String>())
     }
 }
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let [only] = self.list.as_slice() {
-            return f.write_str(&only.said(&self.file));
-        }
-        write!(f, "{} problems in the configuration", self.list.len())?;
-        for problem in &self.list {
-            write!(f, "\n  {}", problem.said(&self.file))?;
-        }
-        Ok(())
+        f.write_str(&self.told("in the configuration"))
     }
 }
 

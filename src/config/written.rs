@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert_eq!(
             error.to_string(),
-            "3 problems in the configuration\n  r.toml:3:9: `tower.model`: \"x\" is not there\n  \
+            "3 problems with what the configuration names\n  r.toml:3:9: `tower.model`: \"x\" is not there\n  \
              r.toml:9:8: `pairs.0.path`: it is not there\n  r.toml: this cannot work"
         );
     }

@@ -27,7 +27,10 @@ pub(super) fn find(path: &Path) -> Result<PathBuf> {
         return Ok(found.clone());
     }
     unless(check_there(path), |error| error.kind() == ErrorKind::NotFound)?;
-    Err(Error::not_found(format!("no file {} (nor with .xz or .gz added)", path.display())))
+    Err(Error::not_found(format!(
+        "there is nothing at {}, nor with .xz or .gz added",
+        path.display()
+    )))
 }
 
 /// Looks whether the path of a table leads anywhere. A store is not asked, nor what a pattern matches.

@@ -13,6 +13,7 @@ use super::faults::{Faults, refuse};
 use super::head::write_modules;
 use super::tensors::tensor_error;
 use crate::error::{Error, Result};
+use crate::observe::format;
 use crate::types::Embeddings;
 
 /// Variances below this share of the largest count as that share: directions that the texts do not show stay small.
@@ -56,17 +57,27 @@ pub struct Whitening {
 }
 
 impl Whitening {
+    /// Refuses so few texts that they say nothing of some direction, before they are encoded.
+    ///
+    /// # Errors
+    /// Input.
+    pub fn check(texts: usize, dimensions: usize) -> Result<()> {
+        match texts > dimensions {
+            true => Ok(()),
+            false => Err(Error::input(format!(
+                "{} are too few for {dimensions} dimensions; name more pairs, or raise --texts",
+                format::counted(texts as u64, "text")
+            ))),
+        }
+    }
+
     /// Fits a head to unit vectors.
     ///
     /// # Errors
     /// Input where there are too few vectors to say anything of every direction, or they are not numbers.
     pub fn fit(vectors: &Embeddings, power: f64) -> Result<Self> {
         let (rows, n) = (vectors.len(), vectors.dimensions());
-        if rows <= n {
-            return Err(Error::input(format!(
-                "{rows} texts are too few for {n} dimensions; name more pairs, or raise --texts"
-            )));
-        }
+        Self::check(rows, n)?;
         let values = vectors.as_slice().iter().map(|value| f64::from(*value));
         let mut centred = DMatrix::from_row_iterator(rows, n, values);
         let mean = centred.row_mean();

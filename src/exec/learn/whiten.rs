@@ -65,6 +65,7 @@ pub async fn whiten(request: WhitenRequest, context: &LearnContext) -> Result<Wh
     let room = |other: usize| whitening.texts.saturating_sub(other).max(half);
     let queries_kept = &queries[..queries.len().min(room(documents.len()))];
     let documents_kept = &documents[..documents.len().min(room(queries.len()))];
+    Whitening::check(queries_kept.len() + documents_kept.len(), towers[1].dimensions() as usize)?;
     let (queries, _) = context.encode(&query, queries_kept, "vectors").await?;
     let (documents, _) = context.encode(&document, documents_kept, "vectors").await?;
     let head = folder.join("head");

@@ -219,7 +219,7 @@ fn what_is_no_file_is_refused_wherever_one_is_read() {
     }
     for (line, said) in [
         ("run p.toml --set tower.model=./pipe.gguf", "it is a pipe"),
-        ("evaluate tower.toml folder", "no file folder/corpus.jsonl"),
+        ("evaluate tower.toml folder", "there is nothing at folder/corpus.jsonl, nor with .xz"),
     ] {
         says(at_once(&place, line), 1, &[said]);
     }

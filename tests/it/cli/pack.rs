@@ -47,6 +47,8 @@ fn a_packed_student_answers_like_the_student() {
         ("tower four --pooling mean", 1, "name a tokenizer.json"),
         ("tower model --pooling mean --adapter gone", 1, "adapter: there is nothing at"),
         ("tower model --pooling mean --head gone", 1, "head: there is nothing at"),
+        ("tower model", 2, "`pooling` is not set"),
+        ("tower model", 2, "; name it with --pooling"),
         ("tower p.toml --pooling mean", 2, "says itself what its tower is made of"),
     ] {
         let (_, stderr) = expect(path, code, line);

@@ -114,9 +114,13 @@ fn files_that_a_recipe_names_are_looked_for_before_the_work() {
     let judged = "gone.toml:5:11: `judged.0`: there is nothing at ";
     let tower = "gone.toml:7:9: `tower.model`: \"gone\": there is no file or directory ";
     let adapter = "gone.toml:8:11: `tower.adapter`: there is nothing at ";
-    let pairs = "`pairs.0.path`: no file ";
+    let pairs = "`pairs.0.path`: there is nothing at ";
     for (line, code, said) in [
-        ("train gone.toml --out out", 1, &["4 problems", judged, tower, adapter, pairs][..]),
+        (
+            "train gone.toml --out out",
+            1,
+            &["4 problems with what the", judged, tower, adapter, pairs][..],
+        ),
         ("whiten gone.toml --out out", 1, &["3 problems", tower, adapter, pairs]),
         ("mine gone.toml --out out", 1, &["3 problems", tower, adapter, pairs]),
         ("mine gone.toml --out out --adapter set", 1, &["gone.toml:", pairs]),
@@ -139,7 +143,7 @@ fn files_that_a_recipe_names_are_looked_for_before_the_work() {
     for piece in [
         "3:9: `teacher.model`: \"gone\": ",
         "7:8: `student.path`: there is nothing at ",
-        "9:8: `pairs.0.path`: no file ",
+        "9:8: `pairs.0.path`: there is nothing at ",
     ] {
         assert!(stderr.contains(piece), "no {piece:?} in {stderr}");
     }

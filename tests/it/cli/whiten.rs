@@ -55,6 +55,7 @@ fn what_cannot_be_fitted_is_told() {
     assert!(stderr.contains("power must be in 0..=0.5"), "{stderr}");
     let (_, stderr) = expect(path, 1, "whiten recipe.toml --out w --texts 20");
     assert!(stderr.contains("20 texts are too few for 32 dimensions"), "{stderr}");
+    assert!(!path.join("w/vectors").exists(), "nothing is encoded for that");
     let own = "model = \"model\"\nhead = \"w/head\"";
     std::fs::write(path.join("own.toml"), RECIPE.replace("model = \"model\"", own)).unwrap();
     let (_, stderr) = expect(path, 2, "whiten own.toml --out w");
