@@ -22,13 +22,33 @@ fi
 pipeline=$1
 logs=$2
 program=${SCALINGNOTE:-scalingnote}
-pause=${PAUSE_SECONDS:-300}
-window=$((${WINDOW_MINUTES:-240} * 60))
+
+# $2, the value of the variable $1, in $number, without leading zeros: they would make an octal number of it.
+whole() {
+    case $2 in
+        '' | *[!0-9]* | ??????????*)
+            echo "nightly.sh: $1 must be a whole number of 0 or more, with 9 digits at most, not \"$2\"" >&2
+            exit 2
+            ;;
+    esac
+    number=$2
+    while [ ${#number} -gt 1 ] && [ "${number#0}" != "$number" ]; do
+        number=${number#0}
+    done
+}
+whole PAUSE_SECONDS "${PAUSE_SECONDS:-300}"
+pause=$number
+whole WINDOW_MINUTES "${WINDOW_MINUTES:-240}"
+window=$((number * 60))
+whole TELL_AFTER "${TELL_AFTER:-2}"
+tell_after=$number
+whole KEEP_LOGS_DAYS "${KEEP_LOGS_DAYS:-30}"
+keep=$number
 grace=600 # seconds between the deadline, when a run stops itself, and being killed
 
 mkdir -p "$logs" || exit 1
 log="$logs/$(date -u +%Y%m%dT%H%M%SZ).$$.log"
-find "$logs" -name '*.log' -mtime "+${KEEP_LOGS_DAYS:-30}" -exec rm -f {} +
+find "$logs" -name '*.log' -mtime "+$keep" -exec rm -f {} +
 
 # Told to stop: the run is told once (a second signal would end it at once) and waited for.
 child=
@@ -79,8 +99,8 @@ nights=
 if [ $code -eq 75 ] || [ $code -eq 130 ]; then
     nights=$(($(cat "$unfinished" 2>/dev/null || echo 0) + 1))
     echo "$nights" >"$unfinished"
-    if [ "$nights" -lt "${TELL_AFTER:-2}" ]; then
-        echo "exit code $code, not finished; told from night ${TELL_AFTER:-2} in a row" >>"$log"
+    if [ "$nights" -lt "$tell_after" ]; then
+        echo "exit code $code, not finished; told from night $tell_after in a row" >>"$log"
         exit 0
     fi
 fi

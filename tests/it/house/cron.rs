@@ -42,6 +42,26 @@ fn success_is_silent_and_logged() {
 }
 
 #[test]
+fn what_is_not_a_number_is_told_at_once() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    for name in ["WINDOW_MINUTES", "PAUSE_SECONDS", "TELL_AFTER", "KEEP_LOGS_DAYS"] {
+        for wrong in ["abc", "-1", "1.5", "3 ", "12345678901"] {
+            let output = Command::new(package().join("pipelines/cron/nightly.sh"))
+                .args([dir.path().join("p.toml"), dir.path().join("logs")])
+                .env("SCALINGNOTE", "false")
+                .env(name, wrong)
+                .output()
+                .expect("nightly.sh runs");
+            let text = said(&output);
+            assert_eq!(output.status.code(), Some(2), "{name}={wrong}: {text}");
+            let told = format!("{name} must be a whole number of 0 or more");
+            assert!(text.contains(&told) && text.contains(wrong), "{text}");
+        }
+    }
+    assert!(!dir.path().join("logs").exists(), "nothing was started");
+}
+
+#[test]
 fn passing_faults_are_retried() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let count = dir.path().join("count");
