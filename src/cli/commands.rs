@@ -165,11 +165,6 @@ mod tests {
         let count = paths(&command());
         assert!(count >= 35, "{count} paths");
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn every_subcommand_shows_examples_that_fit_a_terminal() {

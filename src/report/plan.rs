@@ -231,7 +231,7 @@ impl PlanSummary {
             encode_tasks: plan.encode.iter().map(|task| task.id.clone()).collect(),
             calibrate_task: plan.calibrate.as_ref().map(|task| task.id.clone()),
             adapt_task: plan.adapt.as_ref().map(|task| task.id.clone()),
-            adapt: plan.adapt.as_ref().map(AdaptPlanned::of),
+            adapt: plan.adapt.as_deref().map(AdaptPlanned::of),
             build_tasks: plan.build.iter().map(|task| task.id.clone()).collect(),
             total: PlanAmounts::sum(&shards),
             shards,
