@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::app::App;
-use super::args::{place, root};
+use super::args::{number, place, root};
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::format;
 use crate::search::{Answer, Hit, QueryEncoder, Snapshot};
@@ -42,7 +42,7 @@ pub(crate) struct SearchArgs {
     #[arg(long)]
     json: bool,
     /// Search this snapshot instead of the newest.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::snapshot)]
     snapshot: Option<u64>,
     /// Accept only snapshots signed by this Ed25519 key (PEM file); repeatable. A pipeline's own keys count too.
     #[arg(long = "public-key", value_name = "FILE", value_parser = place::path())]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::app::App;
-use super::args::{device, duration, place, root};
+use super::args::{device, duration, number, place, root};
 use super::terminal::Level;
 use crate::error::Result;
 use crate::search::{SnapshotWatcher, TowerChoice, WatchOptions};
@@ -68,7 +68,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, conflicts_with = "cache")]
     in_place: bool,
     /// The first snapshot to open; needed where the root is a web server that does not list its files.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::snapshot)]
     snapshot: Option<u64>,
     /// Serve only snapshots signed by this Ed25519 key (PEM file), or by a key of the pipeline file; repeatable.
     #[arg(long = "public-key", value_name = "FILE", value_parser = place::path())]

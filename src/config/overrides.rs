@@ -59,6 +59,13 @@ fn apply(
         Err((depth, near)) => {
             let before = parts[..depth].join(".");
             let part = parts[depth];
+            if schema.descend(&parts[..depth]).is_ok_and(Schema::is_array) {
+                let message = format!(
+                    "`{before}` is a list, whose items are numbered from 0: write `{before}.0` for the first, not \
+                     `{before}.{part}`"
+                );
+                return problems.push(origin, message);
+            }
             let place = if before.is_empty() { String::new() } else { format!(" in [{before}]") };
             let hint = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
             return problems.push(origin, format!("unknown key `{part}`{place}{hint}"));

@@ -85,8 +85,8 @@ pub struct ShardSummary {
     pub amounts: PlanAmounts,
 }
 
-/// What the adaptation of the query tower may cost, at most: whether there is anything to learn shows when the notes are
-/// encoded.
+/// What the adaptation of the query tower may cost, at most: whether there is anything to learn shows when the
+/// notes are encoded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AdaptPlanned {
     /// Titles and sentences that are drawn.

@@ -5,6 +5,7 @@ use axum::extract::Query;
 use axum::http::{Method, Request, header};
 use futures::StreamExt;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::connection::Holding;
 use super::limits::Limits;
@@ -42,6 +43,45 @@ struct Posted<V> {
     condition: Option<String>,
 }
 
+/// What a body looks like.
+const EXAMPLE: &str = "such as {\"text\": \"...\", \"k\": 10}";
+
+/// The fields as they are written, to say which one is wrong without keeping what they hold.
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow)]
+    text: Option<&'a RawValue>,
+    #[serde(borrow)]
+    vector: Option<&'a RawValue>,
+    #[serde(borrow)]
+    k: Option<&'a RawValue>,
+    #[serde(borrow)]
+    exact: Option<&'a RawValue>,
+    #[serde(borrow, rename = "where")]
+    condition: Option<&'a RawValue>,
+}
+
+/// What is wrong with a body.
+fn wrong(body: &[u8], cause: &serde_json::Error) -> String {
+    fn fits<'a, T: Deserialize<'a>>(field: Option<&'a RawValue>) -> bool {
+        field.is_none_or(|field| serde_json::from_str::<T>(field.get()).is_ok())
+    }
+    if let Ok(fields) = serde_json::from_slice::<Fields<'_>>(body) {
+        for (name, is_fine, must) in [
+            ("text", fits::<String>(fields.text), "a string"),
+            ("vector", fits::<Vec<f32>>(fields.vector), "a list of numbers"),
+            ("k", fits::<usize>(fields.k), "a whole number"),
+            ("exact", fits::<bool>(fields.exact), "true or false"),
+            ("where", fits::<String>(fields.condition), "a string"),
+        ] {
+            if !is_fine {
+                return format!("`{name}` must be {must}");
+            }
+        }
+    }
+    format!("the body must be JSON {EXAMPLE}: {cause}")
+}
+
 impl SearchRequest {
     /// Reads a request, up to the limit of its body, which `held` holds.
     pub async fn read(
@@ -51,11 +91,12 @@ impl SearchRequest {
     ) -> Result<Self, Refusal> {
         if request.method() == Method::POST {
             let body = body(request, limits.body, held).await?;
-            let posted = serde_json::from_slice(&body).map_err(|error| {
-                Refusal::bad(format!(
-                    "the body must be JSON such as {{\"text\": \"...\", \"k\": 10}}: {error}"
-                ))
-            })?;
+            // A list would be taken for the fields in their order.
+            if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+                return Err(Refusal::bad(format!("the body must be a JSON object {EXAMPLE}")));
+            }
+            let posted = serde_json::from_slice(&body);
+            let posted = posted.map_err(|cause| Refusal::bad(wrong(&body, &cause)))?;
             return Self::new(posted, limits);
         }
         if request.uri().query().is_some_and(|query| query.len() > limits.body) {
@@ -143,11 +184,30 @@ mod tests {
         assert_eq!(found.query, vector);
     }
 
+    #[test]
+    fn the_field_that_is_wrong_is_named() {
+        for (body, said) in [
+            (r#"{"text": "a", "k": "3"}"#, "`k` must be a whole number"),
+            (r#"{"text": "a", "k": 1.5}"#, "`k` must be a whole number"),
+            (r#"{"text": 3}"#, "`text` must be a string"),
+            (r#"{"vector": [1, "x"]}"#, "`vector` must be a list of numbers"),
+            (r#"{"text": "a", "exact": 1}"#, "`exact` must be true or false"),
+            (r#"{"text": "a", "where": []}"#, "`where` must be a string"),
+            (r#"{"text": "a", "limit": 3}"#, "unknown field `limit`"),
+            (r#"{"text": "a""#, "the body must be JSON such as"),
+        ] {
+            let cause = serde_json::from_str::<Posted<Vec<f32>>>(body).err().unwrap();
+            let told = wrong(body.as_bytes(), &cause);
+            assert!(told.contains(said), "{body}: {told}");
+        }
+    }
+
     #[tokio::test]
     async fn what_cannot_be_meant_is_refused() {
         for body in [
             "",
             "[]",
+            r#"["a", null, 3, false, null]"#,
             "{}",
             r#"{"text": "a", "vector": [1]}"#,
             r#"{"text": "a", "k": 0}"#,

@@ -198,9 +198,11 @@ pub(super) fn load(
     let state: State = serde_json::from_str(text).or_error(ErrorKind::Corrupt, corrupt)?;
     if state.format != FORMAT || state.run != run {
         return Err(Error::conflict(format!(
-            "{} belongs to a run with another recipe, other pairs, or another model or adapter to start from (or to \
-                 another version of this program); choose another output or delete it",
-            path.display()
+            "{} belongs to a run with another recipe, other pairs, another number of steps (it has taken {}), or \
+             another model or adapter to start from (or to another version of this program); choose another output or \
+             delete it",
+            path.display(),
+            format::counted(state.step, "step")
         )));
     }
     let tensors = SafeTensors::deserialize(&data).or_error(ErrorKind::Corrupt, corrupt)?;

@@ -118,6 +118,8 @@ fn unknown_keys_are_refused_wherever_they_stand() {
         refused_with(GOOD, &[], &["tower.model.x=1"]).contains("unknown key `x` in [tower.model]")
     );
     assert!(refused_with(GOOD, &[], &["corpus.tables.7.uri=x"]).contains("there is `0`"));
+    let named = refused_with(GOOD, &[], &["corpus.tables.notes.uri=x"]);
+    assert!(named.contains("numbered from 0: write `corpus.tables.0` for the first"), "{named}");
     assert!(refused_with(GOOD, &[], &["tower"]).contains("write `--set section.key=value`"));
     assert!(refused_with(GOOD, &[], &["=1"]).contains("unknown key ``"));
 }

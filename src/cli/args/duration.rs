@@ -17,11 +17,13 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
         let (number, tail) = rest.split_at(digits);
         let unit =
             tail.chars().next().ok_or_else(|| format!("no unit after {number}; {example}"))?;
-        let at = units
-            .iter()
-            .position(|(name, _)| *name == unit)
-            .filter(|_| digits > 0)
-            .ok_or_else(|| format!("`{rest}` is not a number with a unit; {example}"))?;
+        let at =
+            units.iter().position(|(name, _)| *name == unit).filter(|_| digits > 0).ok_or_else(
+                || format!("`{text}` is not numbers with the units d, h, m and s; {example}"),
+            )?;
+        if unit == 'm' && tail.starts_with("ms") {
+            return Err(format!("`{text}` has milliseconds, and a second is the least; {example}"));
+        }
         let amount: u64 = number.parse().map_err(|_| format!("{number} is too large"))?;
         seconds = amount
             .checked_mul(units[at].1)
@@ -49,6 +51,8 @@ mod tests {
         ] {
             assert_eq!(parse(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
+        assert!(parse("1ms").unwrap_err().starts_with("`1ms` has milliseconds"));
+        assert!(parse("1h5").unwrap_err().starts_with("no unit after 5"));
         for wrong in [
             "",
             "90",

@@ -2,6 +2,7 @@
 
 pub(super) mod device;
 pub(super) mod duration;
+pub(super) mod number;
 mod output;
 mod pipeline;
 pub(super) mod place;

@@ -73,6 +73,11 @@ pub(crate) fn open(argument: &str) -> Result<Opened> {
         return Ok(Opened { root, pipeline: Some(pipeline) });
     }
     // `Root::open` creates a missing folder, which is right for who begins a root only.
+    if !argument.contains("://") && Path::new(argument).is_file() {
+        return Err(Error::not_found(format!(
+            "{argument} is a file; name the folder of a root, a URI or a pipeline file, which ends in .toml"
+        )));
+    }
     if !argument.contains("://") && !Path::new(argument).is_dir() {
         return Err(Error::not_found(format!(
             "there is no root {argument}; name a folder, a URI or a pipeline file"

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use crate::cli::app::App;
-use crate::cli::args::{place, root};
+use crate::cli::args::{number, place, root};
 use crate::dataset::{Query, read_queries};
 use crate::error::{Error, ErrorKind, Result, ResultExt, not_written};
 use crate::observe::{Event, Running, Stage, format};
@@ -32,8 +32,10 @@ pub(super) struct CompareArgs {
     #[arg(value_parser = place::text())]
     root: String,
     /// The snapshot before.
+    #[arg(value_parser = number::snapshot)]
     before: u64,
     /// The snapshot after.
+    #[arg(value_parser = number::snapshot)]
     after: u64,
     /// The queries.
     #[arg(long, value_name = "FILE", value_parser = place::path())]

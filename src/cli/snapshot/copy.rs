@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::app::App;
-use crate::cli::args::{place, root};
+use crate::cli::args::{number, place, root};
 use crate::error::{Result, ResultExt};
 use crate::exec;
 use crate::observe::format;
@@ -37,7 +37,7 @@ pub(super) struct CopyArgs {
     #[arg(value_parser = place::text())]
     to: String,
     /// Which snapshot; by default the newest.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::snapshot)]
     snapshot: Option<u64>,
     /// Copy it also where the other root serves another embedding space.
     #[arg(long)]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use clap::Args;
 
 use crate::cli::app::App;
-use crate::cli::args::{place, root};
+use crate::cli::args::{number, place, root};
 use crate::cli::tower::card_rows;
 use crate::config::word;
 use crate::error::Result;
@@ -31,6 +31,7 @@ pub(super) struct ShowArgs {
     #[arg(value_parser = place::text())]
     root: String,
     /// Snapshot number.
+    #[arg(value_parser = number::snapshot)]
     number: Option<u64>,
     /// Print the manifest itself.
     #[arg(long)]
@@ -44,8 +45,10 @@ pub(super) struct DiffArgs {
     #[arg(value_parser = place::text())]
     root: String,
     /// The older snapshot.
+    #[arg(value_parser = number::snapshot)]
     from: u64,
     /// The newer snapshot; by default the newest.
+    #[arg(value_parser = number::snapshot)]
     to: Option<u64>,
     /// Compare note by note: reads the id files of the shards that differ.
     #[arg(long)]

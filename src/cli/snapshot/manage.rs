@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::cli::app::App;
-use crate::cli::args::{place, root};
+use crate::cli::args::{number, place, root};
 use crate::cli::terminal::now;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::exec;
@@ -23,6 +23,7 @@ pub(super) struct RollbackArgs {
     #[arg(value_parser = place::text())]
     root: String,
     /// The snapshot whose content is to be served.
+    #[arg(value_parser = number::snapshot)]
     number: u64,
     /// Why; recorded in the new snapshot.
     #[arg(long, value_name = "TEXT")]
@@ -68,6 +69,7 @@ pub(super) struct SignArgs {
     #[arg(value_parser = place::text())]
     root: String,
     /// Snapshot number; by default every snapshot there is.
+    #[arg(value_parser = number::snapshot)]
     number: Option<u64>,
 }
 
@@ -158,7 +160,8 @@ pub(super) async fn gc(args: &GcArgs, app: &App) -> Result<()> {
     let protected = Protected { growing, ..Protected::default() };
     let report = snapshot::gc(&opened.root, &retention, now, args.dry_run, &protected).await?;
     let report = GcReport { purged_again: again, ..report };
-    app.answer(args.json, &report, describe).context(|| match args.dry_run {
+    let text = |report: &GcReport| describe(report) + &why(report, &retention);
+    app.answer(args.json, &report, text).context(|| match args.dry_run {
         true => "nothing was deleted",
         false => "what is not needed is deleted, but the report could not be printed",
     })
@@ -190,6 +193,19 @@ async fn purge_again(root: &Root, dry_run: bool, app: &App) -> Result<u64> {
     }
 }
 
+/// Why more snapshots stay than are to be kept.
+fn why(report: &GcReport, retention: &Retention) -> String {
+    let keep = retention.snapshots.max(1) as usize;
+    match report.kept_snapshots.len().saturating_sub(keep) {
+        0 => String::new(),
+        more => format!(
+            "why      {more} more than the {keep} to keep: readers have them, or they were the newest until less than \
+             {} ago (--grace-hours)\n",
+            format::counted(retention.grace_hours.into(), "hour")
+        ),
+    }
+}
+
 fn describe(report: &GcReport) -> String {
     let numbers = |list: &[u64]| match list {
         [] => "none".to_owned(),
@@ -213,4 +229,19 @@ fn describe(report: &GcReport) -> String {
         format::counted(report.deleted.len() as u64 + report.torn_writes, "object"),
         format::bytes(report.deleted_bytes),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshots_that_stay_longer_are_explained() {
+        let retention = Retention { snapshots: 1, grace_hours: 24, runs_days: 7 };
+        let report = GcReport { kept_snapshots: vec![3, 4, 5], ..GcReport::default() };
+        let said = why(&report, &retention);
+        assert!(said.contains("2 more than the 1 to keep"), "{said}");
+        assert!(said.contains("less than 24 hours ago"), "{said}");
+        assert_eq!(why(&report, &Retention { snapshots: 3, ..retention }), "");
+    }
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use tempfile::TempDir;
 
 use crate::cli::app::App;
-use crate::cli::args::{place, root};
+use crate::cli::args::{number, place, root};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Running, Stage, format};
 use crate::search::{CheckedTower, FoundTower, Snapshot, check_towers};
@@ -32,6 +32,7 @@ pub(super) struct VerifyArgs {
     #[arg(value_parser = place::text())]
     root: String,
     /// Snapshot number; by default the newest.
+    #[arg(value_parser = number::snapshot)]
     number: Option<u64>,
     /// Notes to encode again; 0 checks the bytes only, no tower is opened.
     #[arg(long, value_name = "N", default_value_t = 16)]

@@ -11,7 +11,7 @@ use crate::corpus::{
     Chunker, CorpusOptions, Earlier, Exclude, PrepareOutcome, PrepareRequest, SourceTypes, TypeRule,
 };
 use crate::error::{ErrorKind, Result, ResultExt};
-use crate::observe::Reporter;
+use crate::observe::{Reporter, format};
 use crate::snapshot::{self, Manifest, PlannedUnder, Tombstones};
 use crate::stage::ChunkingOptions;
 use crate::stage::inputs::Inputs;
@@ -153,9 +153,9 @@ pub(super) async fn unless_purged<T>(
 pub(super) fn warn_of_purged(prepared: &PrepareOutcome, reporter: &dyn Reporter) {
     if prepared.excluded > 0 {
         reporter.warn(format!(
-            "the corpus still returns {} purged notes; they are left out: delete them at the source, or bring them \
-             back with `scalingnote purge --lift`",
-            prepared.excluded
+            "the corpus still returns {}, left out here: delete them at the source, or bring them back with \
+             `scalingnote purge --lift`",
+            format::counted(prepared.excluded, "purged note")
         ));
     }
 }

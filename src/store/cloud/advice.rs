@@ -133,7 +133,7 @@ fn credentials(scheme: &str) -> &'static str {
             "check AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY or the managed identity, and its roles"
         }
         "http" | "https" => "check that the server lets this client read",
-        _ => "check the owner and mode of the folder",
+        _ => "check the owner and mode of the file, if it is there, and of the folders above it",
     }
 }
 

@@ -78,7 +78,16 @@ impl Root {
     }
 
     fn missing(&self, key: &str) -> Error {
-        Error::not_found(format!("{key} is missing in {}", self.uri))
+        // What an index is made of can be made again from the embeddings.
+        let of_index = [".f16", ".usearch", ".ids.parquet"].iter().any(|end| key.ends_with(end));
+        let uri = &self.uri;
+        let way_out = match of_index {
+            true => {
+                format!("; after `scalingnote snapshot repair {uri}` the next run makes it again")
+            }
+            false => String::new(),
+        };
+        Error::not_found(format!("{key} is missing in {uri}{way_out}"))
     }
 
     /// A local file with the bytes of `file`, all of them checked: the object itself where the root is a local folder,
