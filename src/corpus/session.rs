@@ -198,7 +198,10 @@ pub(super) fn error(error: DataFusionError, doing: &str) -> Error {
         Err(foreign) => {
             let root = foreign.find_root();
             let kind = kind(root);
-            let text = redact(&root.strip_backtrace());
+            // DataFusion names a kind that the error of the Parquet reader has named already.
+            let text =
+                root.strip_backtrace().replace("Parquet error: Parquet error:", "Parquet error:");
+            let text = redact(&text);
             let advice = match kind {
                 ErrorKind::Resource => "; raise corpus.memory_limit_mib or free disk space",
                 _ => "",
@@ -370,6 +373,13 @@ mod tests {
             redact("Cannot cast string 'it's my 'secret' and 'more'' to value of Int64 type"),
             "Cannot cast string '…' to value of Int64 type"
         );
+    }
+
+    #[test]
+    fn a_parquet_error_is_called_so_once() {
+        let cause = parquet::errors::ParquetError::General("no footer".to_owned());
+        let told = error(DataFusionError::ParquetError(Box::new(cause)), "reading");
+        assert_eq!(told.to_string(), "reading: Parquet error: no footer");
     }
 
     #[test]
