@@ -87,7 +87,7 @@ pub(crate) async fn execute(args: TrainArgs, app: &App) -> Result<()> {
         let found = serde_json::json!({ "steps": steps, "written": outputs(&target) });
         let printed = app.answer(args.json, &found, |_| {
             let steps = format::counted(steps, "step");
-            format!("exported after {steps}\n{}", listing(&target))
+            format!("exported the best of {steps} so far\n{}", listing(&target))
         });
         return printed.context(unprinted(&target));
     }

@@ -355,6 +355,10 @@ async fn store(
     env: &TaskEnv,
 ) -> Result<Vec<FileRef>> {
     let tower = fingerprint.short();
+    // What it read is there before it is: a purge that comes between finds whose the weights are.
+    let json = read.to_json()?;
+    let key = layout::tower_texts(&tower, &Digest256::of(&json).short());
+    let texts = env.root.put(&key, json.into()).await?;
     let mut files = Vec::new();
     for (name, key) in [
         ("model.safetensors", layout::tower_weights(&tower)),
@@ -363,8 +367,6 @@ async fn store(
     ] {
         files.push(env.root.upload(&key, &packed.join(name)).await?);
     }
-    let json = read.to_json()?;
-    let key = layout::tower_texts(&tower, &Digest256::of(&json).short());
-    files.push(env.root.put(&key, json.into()).await?);
+    files.push(texts);
     Ok(files)
 }
