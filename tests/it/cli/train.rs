@@ -42,7 +42,7 @@ fn a_tower_is_trained_exported_and_judged() {
 
     // The checkpoint as f16 is half as large and makes almost the same tower.
     let (stdout, _) = expect(path, 0, "train recipe.toml --out whole --export small --f16");
-    assert!(stdout.starts_with("exported after 6 steps\n"), "{stdout}");
+    assert!(stdout.starts_with("exported the best of 6 steps so far\n"), "{stdout}");
     let data =
         |name: &str| std::fs::read(path.join(name).join("adapter_model.safetensors")).unwrap();
     let (full, half) = (data("whole/adapter"), data("small/adapter"));
