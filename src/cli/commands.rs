@@ -169,6 +169,9 @@ mod tests {
     #[test]
     fn every_subcommand_shows_examples_that_fit_a_terminal() {
         fn check(command: &mut clap::Command) {
+            if command.get_name() == "help" {
+                return;
+            }
             let help = command.render_long_help().to_string();
             let name = command.get_name();
             assert!(help.contains("Examples:"), "{name} has no examples\n{help}");

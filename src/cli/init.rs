@@ -214,7 +214,8 @@ impl Open {
             rejected.samples.first().map_or("", String::as_str)
         ));
         self.next.push(format!(
-            "correct them, or write into [corpus] of {name}: max_rejected = {count}"
+            "correct them, or write into [corpus] of {name}: max_rejected = {count}, and where that is more than 1% of all \
+             rows, into [gates]: max_rejected_percent"
         ));
     }
 

@@ -194,7 +194,7 @@ pub(super) fn of_class(name: &str) -> Option<DataType> {
 pub struct PrepareOutcome {
     /// One entry per shard, all shards, in order (an empty shard has a file with no rows).
     pub shards: Vec<PreparedShard>,
-    /// Rows the SQL returned.
+    /// Rows the SQL returned, and rows of the files that no reader could make sense of.
     pub rows_read: u64,
     /// Rows dropped because a newer row has the same id.
     pub duplicates: u64,

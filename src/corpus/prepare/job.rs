@@ -262,7 +262,7 @@ pub(super) fn outcome(
     }
     Ok(PrepareOutcome {
         shards,
-        rows_read: tally.rows_read,
+        rows_read: tally.rows_read + unreadable.total(),
         duplicates: tally.duplicates,
         excluded: tally.excluded,
         rejections: tally.rejections,

@@ -185,7 +185,8 @@ fn notes_that_cannot_be_read_are_counted_and_the_file_is_written() {
     }
     // The way out, followed.
     let file = std::fs::read_to_string(place.path("vault.toml")).unwrap();
-    place.write("vault.toml", file.replace("max_rejected = 0", "max_rejected = 1"));
+    let file = file.replace("max_rejected = 0", "max_rejected = 1");
+    place.write("vault.toml", file + "\n[gates]\nmax_rejected_percent = 50\n");
     for command in ["config check", "run"] {
         place.expect(0, &format!("{command} vault.toml"));
     }

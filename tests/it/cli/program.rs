@@ -24,7 +24,7 @@ fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("p.toml"), pipeline()).unwrap();
     std::fs::write(folder.path().join("bad.toml"), pipeline().replace("model", "modle")).unwrap();
-    std::fs::write(folder.path().join("notes.csv"), "note_id,title\n").unwrap();
+    std::fs::write(folder.path().join("notes.csv"), "id,title\n").unwrap();
     folder
 }
 
