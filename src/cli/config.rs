@@ -167,7 +167,12 @@ async fn check_towers(config: &Pipeline, app: &App) -> Result<String> {
             let here = Tower::check_here(tower, &pipeline.base_dir).await;
             let wrong = |error: Error| error.of_key_in(key, "model");
             match pipeline.origins.placed(here.map_err(wrong)) {
-                Ok(true) if key == "tower" => exec::refuse_arithmetic(pipeline)?,
+                // Executors of a cluster bring devices of their own.
+                Ok(true) if key == "tower" => {
+                    if let Err(error) = exec::refuse_arithmetic(pipeline) {
+                        app.reporter.warn(format!("{error}; a run with these devices would fail"));
+                    }
+                }
                 Ok(_) => {}
                 Err(error)
                     if matches!(error.kind(), ErrorKind::Config | ErrorKind::Unsupported) =>

@@ -141,7 +141,7 @@ pub(super) async fn execute(args: InitArgs, app: &App) -> Result<()> {
     }
     open.tower(&resolved, &name).await;
     if to_stdout {
-        open.said.iter().for_each(|said| app.reporter.warn(said.clone()));
+        open.said.iter().chain(&open.next).for_each(|said| app.reporter.warn(said.clone()));
         return app.print(&text);
     }
     write_whole(&output, &text, Existing::Keep).map_err(|cause| not_written(&output, cause))?;

@@ -1,4 +1,4 @@
-//! Environment variables that look like ours and are read by nobody: a misspelt one would be missed a day later.
+//! Environment variables that look like ours and are not used: a misspelt one would be missed a day later.
 
 use super::commands::command;
 use super::terminal::logging;
@@ -21,7 +21,7 @@ pub(super) fn unread(names: impl Iterator<Item = String>) -> Vec<String> {
                     format!("{PREFIX}{}", near.to_uppercase())
                 }
             };
-            Some(format!("environment variable {name} is read by nobody; did you mean {meant}?"))
+            Some(format!("environment variable {name} is not used; did you mean {meant}?"))
         })
         .collect();
     said.sort();
@@ -55,8 +55,7 @@ mod tests {
             ("SCALINGNOTE_PROGRES", "SCALINGNOTE_PROGRESS"),
             ("SCALINGNOTE_CORPUS__MODE", "SCALINGNOTE__CORPUS__MODE"),
         ] {
-            let told =
-                format!("environment variable {name} is read by nobody; did you mean {meant}?");
+            let told = format!("environment variable {name} is not used; did you mean {meant}?");
             assert_eq!(said(name), Some(told));
         }
         for name in ["SCALINGNOTE_PYTHON", "SCALINGNOTE_LOG", "SCALINGNOTE__TOWER__X", "HOME"] {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Variables that override the file start so: `SCALINGNOTE__TOWER__MAX_TOKENS=256`.
 pub const ENV_PREFIX: &str = "SCALINGNOTE__";
@@ -110,10 +110,15 @@ impl Origins {
     /// What was made by the pipeline; an error that is of one of its keys says where that stands, as the errors of the
     /// file's own check do.
     pub(crate) fn placed<T>(&self, made: Result<T>) -> Result<T> {
-        made.map_err(|error| match error.key().and_then(|key| self.by_key.get(key)) {
+        made.map_err(|error| self.place(error))
+    }
+
+    /// The same for an error alone.
+    pub(crate) fn place(&self, error: Error) -> Error {
+        match error.key().and_then(|key| self.by_key.get(key)) {
             Some(origin) => error.at(origin.place(&self.file)),
             None => error,
-        })
+        }
     }
 }
 
@@ -133,7 +138,6 @@ impl fmt::Display for Origin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
 
     #[test]
     fn an_error_of_a_key_is_told_with_its_place_once() {

@@ -21,7 +21,9 @@ pub(crate) fn unreadable(
     let said = cause.to_string();
     let is_unknown = said.starts_with("unknown field `") || said.starts_with("unknown variant `");
     let error = match cause.is_data() && is_unknown {
-        true => Error::unsupported(format!("{what} cannot be read: {UPGRADE}")),
+        true => Error::unsupported(format!(
+            "{what} cannot be read: {UPGRADE}; if none has run here, {damaged}"
+        )),
         false => Error::corrupt(damaged.to_string()),
     };
     error.with_source(cause)

@@ -48,7 +48,7 @@ impl Faults {
     /// Refuses weights of a loss that are negative or no numbers, and all that are 0 together.
     pub(super) fn weights(&mut self, weights: [(&str, f64); 3]) {
         for (key, weight) in weights {
-            self.require(weight.is_finite() && weight >= 0.0, key, "must not be negative");
+            self.require(weight.is_finite() && weight >= 0.0, key, "must be a number of 0 or more");
         }
         let [(first, _), (second, _), (third, _)] = weights;
         let any = weights.iter().any(|(_, weight)| *weight != 0.0);

@@ -141,7 +141,7 @@ impl OptimizerOptions {
         let falls = self.decay_steps == 0 || self.schedule != Schedule::Cosine;
         faults.require(falls, "decay_steps", "needs schedule = \"constant\"");
         let decay = self.weight_decay.is_finite() && self.weight_decay >= 0.0;
-        faults.require(decay, "weight_decay", "must not be negative");
+        faults.require(decay, "weight_decay", "must be a number of 0 or more");
         faults.0
     }
 }

@@ -22,7 +22,9 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
                 || format!("`{text}` is not numbers with the units d, h, m and s; {example}"),
             )?;
         if unit == 'm' && tail.starts_with("ms") {
-            return Err(format!("`{text}` has milliseconds, and a second is the least; {example}"));
+            return Err(format!(
+                "`{text}` has milliseconds, and the smallest unit is a second; {example}"
+            ));
         }
         let amount: u64 = number.parse().map_err(|_| format!("{number} is too large"))?;
         seconds = amount

@@ -3,8 +3,7 @@
 /// Parses the number of a snapshot.
 pub(crate) fn snapshot(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| {
-        "a snapshot's number is wanted, such as 12; `scalingnote snapshot list` shows them"
-            .to_owned()
+        "expected a snapshot number, such as 12; `scalingnote snapshot list` shows them".to_owned()
     })
 }
 

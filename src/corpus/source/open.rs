@@ -71,7 +71,15 @@ pub(super) async fn open(
             let (found, each, rows) = match reading.pinned {
                 None => {
                     let rule = reading.rule;
-                    described::own(context, &files, kind.format, &format, rule, room).await?
+                    described::own(
+                        context,
+                        &files,
+                        kind.format,
+                        &format,
+                        rule,
+                        (room, reading.depth),
+                    )
+                    .await?
                 }
                 // What each file has is read again where it is scanned.
                 Some(pinned) => {

@@ -100,10 +100,8 @@ impl SourceTable {
             return None;
         }
         let fields = self.schema.fields().iter().enumerate().map(|(at, field)| {
-            // Every value is a text, and what is nested stays so.
-            let is_sure = text.is_declared(field.name())
-                || field.data_type().is_nested()
-                || *field.data_type() == DataType::Utf8;
+            // Every value is a text.
+            let is_sure = text.is_declared(field.name()) || *field.data_type() == DataType::Utf8;
             match at < self.own && !is_sure {
                 true => Arc::new(Field::new(field.name(), DataType::Null, true)),
                 false => Arc::clone(field),
@@ -114,7 +112,7 @@ impl SourceTable {
             schema: Arc::new(Schema::new(fields.collect::<Vec<FieldRef>>())),
             own: self.own,
             folders: Arc::clone(&self.folders),
-            files: match text.has_header() {
+            files: match text.has_header() || !text.is_cut() {
                 true => Files::Text(Arc::clone(text)),
                 false => Files::Open,
             },

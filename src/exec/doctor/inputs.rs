@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::check::Check;
 use super::resources::local;
-use super::store::file_instead;
+use super::store::{Newest, file_instead};
 use crate::config::Pipeline;
 use crate::corpus::look_for_files;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -16,13 +16,15 @@ use crate::store::{Keys, Root};
 use crate::types::Cancel;
 
 /// What a pipeline file is told where the start of its files stands against it, and the rest may not.
-const MAY_BE: &str = "only the start of the files was read, and rows that come later decide";
+const MAY_BE: &str =
+    "rows that come later, or the types that columns had in the newest snapshot, decide";
 
 /// A table by its name, and whether its files are there; false for one of a bucket or a server.
 type Table = (String, Result<bool>);
 
-/// The tables, the query over them and the evaluation, as a run on top of this snapshot would find them.
-pub(super) async fn checks(pipeline: &Pipeline, parent: Option<&Manifest>) -> Vec<Check> {
+/// The tables, the query over them and the evaluation, as a run on top of the newest snapshot would find them; of a root
+/// that does not say which it is, nothing is known.
+pub(super) async fn checks(pipeline: &Pipeline, newest: Option<&Newest>) -> Vec<Check> {
     let tables = look(pipeline).await;
     let name = |table: &str| format!("table {table}");
     let mut checks = Vec::new();
@@ -38,20 +40,21 @@ pub(super) async fn checks(pipeline: &Pipeline, parent: Option<&Manifest>) -> Ve
         }
     }
     if !missing {
-        match corpus(pipeline, parent, true).await {
+        let parent = newest.and_then(Option::as_ref);
+        match corpus(pipeline, parent, newest.is_some()).await {
             Ok(None) => checks.push(Check::fine(
                 "corpus",
                 "the tables open, and the query, the template and the stored columns fit them",
             )),
             Ok(Some(doubt)) => {
-                let doubt = placed(pipeline, doubt);
+                let doubt = pipeline.origins.place(doubt);
                 checks.push(Check::warning("corpus", doubt.to_string(), MAY_BE));
             }
             Err(error) => {
                 let of_table = error.key().and_then(table_of_key).and_then(|at| tables.get(at));
                 let named = of_table.map_or("corpus".to_owned(), |(table, _)| name(table));
                 checks.retain(|check| check.name != named);
-                checks.push(Check::failed(named, &placed(pipeline, error)));
+                checks.push(Check::failed(named, &pipeline.origins.place(error)));
             }
         }
     }
@@ -93,17 +96,20 @@ pub async fn unusable_here(pipeline: &Pipeline) -> Result<Vec<String>> {
     if !tables.iter().all(|(_, there)| matches!(there, Ok(true))) {
         return Ok(said);
     }
-    let parent = match &root {
-        Some(root) => snapshot::newest(root).await.ok().flatten(),
-        None => None,
-    };
     // A root elsewhere is not asked for the types that columns had in its newest snapshot.
-    let is_sure = local(&pipeline.publish.root).is_some();
+    let is_new = local(&pipeline.publish.root).is_some_and(|folder| !folder.is_dir());
+    let (parent, is_sure) = match &root {
+        Some(root) => match snapshot::newest(root).await {
+            Ok(newest) => (newest, true),
+            Err(_) => (None, false),
+        },
+        None => (None, is_new),
+    };
     match corpus(pipeline, parent.as_ref(), is_sure).await {
         Ok(None) => {}
-        Ok(Some(doubt)) => said.push(format!("{}; {MAY_BE}", placed(pipeline, doubt))),
+        Ok(Some(doubt)) => said.push(format!("{}; {MAY_BE}", pipeline.origins.place(doubt))),
         Err(error) => {
-            let error = placed(pipeline, error);
+            let error = pipeline.origins.place(error);
             match error.kind() {
                 // The machine's, or this build's.
                 ErrorKind::Unsupported
@@ -121,13 +127,6 @@ pub async fn unusable_here(pipeline: &Pipeline) -> Result<Vec<String>> {
 fn root_here(pipeline: &Pipeline) -> Option<Root> {
     local(&pipeline.publish.root).filter(|folder| folder.is_dir())?;
     pipeline.open_root().ok()
-}
-
-fn placed(pipeline: &Pipeline, error: Error) -> Error {
-    match pipeline.origins.placed::<()>(Err(error)) {
-        Err(error) => error,
-        Ok(()) => Error::internal("an error is none"),
-    }
 }
 
 async fn look(pipeline: &Pipeline) -> Vec<Table> {

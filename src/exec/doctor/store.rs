@@ -17,8 +17,11 @@ const REFUSED_SECONDS: i64 = 15 * 60;
 /// Below this nobody minds.
 const NOTICED_SECONDS: i64 = 60;
 
-/// The checks, and the newest snapshot where there is one.
-pub(super) async fn checks(pipeline: &Pipeline) -> (Vec<Check>, Option<Manifest>) {
+/// The newest snapshot, where there is one.
+pub(super) type Newest = Option<Manifest>;
+
+/// The checks, and the newest snapshot; nothing of it where the root does not say which it is.
+pub(super) async fn checks(pipeline: &Pipeline) -> (Vec<Check>, Option<Newest>) {
     if let Some(found) = file_instead(&pipeline.publish.root) {
         let way_out = "name another folder in publish.root";
         return (vec![Check::wrong("root", found, way_out, ErrorKind::Input)], None);
@@ -53,7 +56,7 @@ pub(super) async fn checks(pipeline: &Pipeline) -> (Vec<Check>, Option<Manifest>
                 checks
             }
         };
-        return (checks, None);
+        return (checks, Some(None));
     }
     // What follows writes, and the folder of the notes must not become a root.
     let apart = |root: Root| pipeline.refuse_tables_in(&root).map(|()| root);
@@ -74,7 +77,7 @@ pub(super) async fn checks(pipeline: &Pipeline) -> (Vec<Check>, Option<Manifest>
     }];
     checks.extend(signing(&root).await);
     checks.extend(written(&root).await);
-    (checks, newest.ok().flatten())
+    (checks, newest.ok())
 }
 
 /// Whether what a run publishes would be trusted, where it has to be signed.

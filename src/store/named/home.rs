@@ -34,9 +34,11 @@ pub fn expand_text<'a>(text: &'a str, base: &Path) -> Result<Cow<'a, str>> {
     let cuts = [text.split_once("//"), text.split_once(':')];
     let mut cuts = cuts.into_iter().flatten();
     if let Some((scheme, rest)) = cuts.find(|(scheme, _)| SCHEMES.contains(scheme)) {
+        // Of a file's URI the host is left out.
+        let host = if scheme == "file" && rest.starts_with('/') { "/" } else { "" };
         let rest = rest.trim_start_matches('/');
         return Err(Error::config(format!(
-            "`{text}`: a URI has `://`; write `{scheme}://{rest}`, or `./{text}` for a folder of that name"
+            "`{text}`: a URI has `://`; write `{scheme}://{host}{rest}`, or `./{text}` for a folder of that name"
         )));
     }
     match expand(Path::new(text), base)? {
@@ -199,6 +201,8 @@ mod tests {
             let error = expand_text(text, none).unwrap_err();
             assert!(error.message().contains("write `s3://bucket/x`"), "{error}");
         }
+        let error = expand_text("file:/data/notes", none).unwrap_err();
+        assert!(error.message().contains("write `file:///data/notes`"), "{error}");
         for text in ["./s3:/bucket/x", "s3/x", "notes//x", "a:b", "/s3//x", "s3"] {
             assert_eq!(expand_text(text, none).unwrap(), text);
         }

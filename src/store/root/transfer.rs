@@ -81,7 +81,7 @@ impl Root {
         // What an index is made of can be made again from the embeddings.
         let of_index = [".f16", ".usearch", ".ids.parquet"].iter().any(|end| key.ends_with(end));
         let uri = &self.uri;
-        let way_out = match of_index {
+        let way_out = match of_index && !self.is_read_only() {
             true => {
                 format!("; after `scalingnote snapshot repair {uri}` the next run makes it again")
             }

@@ -16,7 +16,7 @@ use super::refusal::too_large;
 use super::unify::merge;
 use super::{avro, ipc, parquet};
 use crate::corpus::options::{TableFormat, TypeRule};
-use crate::corpus::session::{BATCH_ROWS, error};
+use crate::corpus::session::{BATCH_ROWS, Depth, error};
 use crate::corpus::source::bytes;
 use crate::corpus::source::file::SourceFile;
 use crate::error::{Error, ErrorKind, Result};
@@ -123,7 +123,7 @@ pub(in crate::corpus::source) async fn own(
     kind: TableFormat,
     format: &Arc<dyn FileFormat>,
     rule: TypeRule,
-    room: u64,
+    (room, depth): (u64, Depth),
 ) -> Result<(Schema, Vec<Described>, usize)> {
     let state = context.state();
     let mut schemas = futures::stream::iter(files.iter().cloned())
@@ -137,7 +137,8 @@ pub(in crate::corpus::source) async fn own(
                     TableFormat::Arrow => {
                         ipc::Checked { is_stream, columns } = ipc::check(&file, room).await?;
                     }
-                    TableFormat::Avro => {
+                    // Its blocks are looked through from end to end.
+                    TableFormat::Avro if depth == Depth::Whole => {
                         let plain = FileCompressionType::UNCOMPRESSED;
                         let walk = move |reader| {
                             avro::walk(reader, room).map_err(|refused| match refused {
