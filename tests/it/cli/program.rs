@@ -93,11 +93,9 @@ fn exit_codes_and_streams() {
 #[test]
 fn a_check_names_what_a_run_here_would_miss() {
     let folder = folder();
-    std::fs::write(folder.path().join("there"), "").unwrap();
     for (set, missing) in [
         ("tower.model=./gone.gguf", Some("[tower]: model \"./gone.gguf\"")),
         ("tower.adapter=gone", Some("[tower]: adapter: there is nothing at")),
-        ("tower.tokenizer=there", None),
         ("tower.model=hf:no/such", None),
         ("corpus.tables=[{name=\"notes\",uri=\"gone.csv\"}]", Some("gone.csv")),
     ] {
@@ -109,6 +107,12 @@ fn a_check_names_what_a_run_here_would_miss() {
             None => assert!(stderr.is_empty(), "{set}\n{stderr}"),
         }
     }
+    // What no machine could do is an error.
+    std::fs::write(folder.path().join("there"), "").unwrap();
+    let output =
+        run(folder.path(), &["config", "check", "p.toml", "--set", "tower.tokenizer=there"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("a fake tower takes neither"));
 }
 
 #[test]

@@ -189,7 +189,7 @@ fn options_that_cannot_work_are_refused_before_the_work() {
             DISTILL,
             "seed = 2",
             "seed = 2\nscore_weight = -1.0",
-            "`score_weight`: must not be",
+            "`score_weight`: must be a number of 0 or more",
         ),
         (
             "distill",
