@@ -1,6 +1,6 @@
 //! Measures index building and search on real vectors: `benches/index.sh` runs it beside its peers.
 //!
-//! usage: index FOLDER [--rows N] [--only TYPE] [--shards | --filter | --orders]
+//! usage: index FOLDER [--rows N] [--only TYPE] [--shards | --filter]
 //!
 //! FOLDER holds `base.fvecs`, `query.fvecs`, `groundtruth.ivecs` (texmex layout). Standard output gets one
 //! JSON object per index: {"system", "type", "build" (vectors/s), "bytes", "sidecar" (bytes), "heap" (bytes allocated
@@ -8,13 +8,10 @@
 //! while building, by our own builder; `lean` is 15 and 160. Rows come in the order of hashed keys, as in a shard.
 //! Seconds are the processor's (equal to the clock's for one thread on an idle machine, and still fair on a busy one).
 //! `--only` measures one of the types. `--shards` measures instead, by the clock, two halves one after the other and on
-//! two threads; `--filter` measures searches among a share of the rows: as served, and by scan; `--orders` builds with
-//! usearch alone in the order of keys and in that of `order.rs`.
+//! two threads; `--filter` measures searches among a share of the rows: as served, and by scan.
 
 #[path = "budget.rs"]
 mod budget;
-#[path = "order.rs"]
-mod order;
 #[path = "vectors.rs"]
 mod vectors;
 
@@ -29,7 +26,6 @@ use scalingnote::types::{Cancel, Embeddings};
 use serde_json::{Value, json};
 
 use self::budget::Budget;
-use self::order::insertion_order;
 use self::vectors::{Data, Failure, cpu_seconds, mix};
 
 /// Candidates while searching, along the curve.
@@ -40,7 +36,7 @@ const TURNS: usize = 5;
 
 fn main() -> Result<(), Failure> {
     let (budget, mut plain) = (Budget::new(), Vec::new());
-    let (mut rows, mut shards, mut filter, mut orders) = (usize::MAX, false, false, false);
+    let (mut rows, mut shards, mut filter) = (usize::MAX, false, false);
     let mut only = None;
     let mut given = std::env::args().skip(1);
     while let Some(argument) = given.next() {
@@ -49,7 +45,6 @@ fn main() -> Result<(), Failure> {
             "--only" => only = given.next(),
             "--shards" => shards = true,
             "--filter" => filter = true,
-            "--orders" => orders = true,
             // What cargo itself adds.
             "--bench" => {}
             _ => plain.push(argument),
@@ -70,9 +65,6 @@ fn main() -> Result<(), Failure> {
     }
     if filter {
         return filtered(&data);
-    }
-    if orders {
-        return by_order(&data);
     }
     let plain = |quantization| IndexOptions {
         quantization,
@@ -290,70 +282,6 @@ fn filtered(data: &Data) -> Result<(), Failure> {
                 "served_us": served * each,
                 "scan_us": scanned * each,
                 "recall": hits as f64 / f64::from(wanted as u32),
-            })
-        );
-    }
-    Ok(())
-}
-
-/// Rows in the order in which a shard inserts them.
-fn by_key(data: &Data) -> Vec<u32> {
-    (0..data.base.len() as u32).collect()
-}
-
-/// usearch alone: i8 codes inserted in the given order, nothing written or checked. The index and the seconds.
-fn raw(
-    data: &Data,
-    options: &IndexOptions,
-    order: &[u32],
-) -> Result<(usearch::Index, f64), Failure> {
-    let index = usearch::Index::new(&usearch::IndexOptions {
-        dimensions: data.base.dimensions(),
-        metric: usearch::MetricKind::Cos,
-        quantization: usearch::ScalarKind::I8,
-        connectivity: options.connectivity,
-        expansion_add: options.expansion_add,
-        expansion_search: options.expansion_search,
-        multi: false,
-    })?;
-    index.reserve_capacity_and_threads(data.base.len(), 1)?;
-    let codes: Vec<Vec<i8>> = data.base.rows().map(full_range).collect();
-    let begun = cpu_seconds();
-    for &row in order {
-        index.add(data.keys[row as usize], &codes[row as usize])?;
-    }
-    Ok((index, cpu_seconds() - begun))
-}
-
-/// i8 with all 127 levels and nothing clipped.
-fn full_range(row: &[f32]) -> Vec<i8> {
-    let mut code = Vec::new();
-    Calibration { scale: 127.0, sample: 0, clipped: 0.0, signs: None }.quantize(row, &mut code);
-    code
-}
-
-/// What the order of insertion does to a graph.
-fn by_order(data: &Data) -> Result<(), Failure> {
-    let options = IndexOptions::default();
-    let codes: Vec<Vec<i8>> = data.queries.rows().map(full_range).collect();
-    for (name, order) in [("key", by_key(data)), ("near", insertion_order(&data.base))] {
-        let (index, seconds) = raw(data, &options, &order)?;
-        let mut curve = Vec::new();
-        for expansion in EXPANSIONS {
-            index.change_expansion_search(expansion);
-            let search = |code: &Vec<i8>| Ok(index.search(code, 10)?.keys);
-            let mut best = None;
-            for _ in 0..TURNS {
-                best = Some(Point::measure(data, || codes.iter().map(search).collect(), best)?);
-            }
-            curve.extend(best.map(|point| point.said(expansion)));
-        }
-        println!(
-            "{}",
-            json!({
-                "order": name,
-                "build": data.base.len() as f64 / seconds,
-                "curve": curve,
             })
         );
     }

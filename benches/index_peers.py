@@ -23,7 +23,10 @@ import runs
 import steps
 
 EXPANSIONS = [16, 32, 64, 80, 128, 192, 256]
-PEERS = ["usearch-f32", "usearch-f16", "usearch-i8", "hnswlib-f32", "faiss-f32"]
+PEERS = ["usearch-f32", "usearch-f16", "usearch-i8", "hnswlib-f32", "faiss-f32", "faiss-ivfpq", "faiss-rabitq"]
+# What faiss keeps of a vector in an inverted list: four bits for every second dimension, or a bit for each. 80 candidates for ten
+# hits are rescored from f16, as ours are.
+CODES = {"ivfpq": "PQ{half}x4fs", "rabitq": "RaBitQfs"}
 THREADS = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"]
 
 
@@ -74,12 +77,12 @@ def measure(peer, folder, rows, order):
 
     (system, kind), budget = peer.split("-"), steps.Budget(1800)
 
-    def report(seconds, save, search, set_expansion):
+    def report(seconds, save, search, set_expansion, sidecar=0):
         with tempfile.TemporaryDirectory() as temporary:
             path = os.path.join(temporary, "index")
             save(path)
             size = os.path.getsize(path)
-        line = {"system": system, "type": kind, "build": len(base) / seconds, "bytes": size, "sidecar": 0}
+        line = {"system": system, "type": kind, "build": len(base) / seconds, "bytes": size, "sidecar": sidecar}
         line["curve"] = curve(search, set_expansion, truth, budget)
         print(json.dumps(line), flush=True)
 
@@ -102,6 +105,23 @@ def measure(peer, folder, rows, order):
         index.add_items(base, keys, num_threads=1)
         report(time.process_time() - begun, index.save_index,
                lambda: index.knn_query(queries, k=10, num_threads=1)[0], index.set_ef)
+    elif kind in CODES:
+        import faiss
+
+        faiss.omp_set_num_threads(1)
+        # Four roots of the rows, as faiss advises, and as many lists looked at as a graph keeps candidates.
+        lists = 1 << round(np.log2(4 * np.sqrt(len(base))))
+        whole = faiss.index_factory(width, f"IVF{lists},{CODES[kind].format(half=width // 2)},Refine(SQfp16)",
+                                    faiss.METRIC_INNER_PRODUCT)
+        whole.k_factor = 8
+        begun = time.process_time()
+        whole.train(base)
+        whole.add(base)
+        seconds = time.process_time() - begun
+        codes = faiss.extract_index_ivf(whole)
+        report(seconds, lambda path: faiss.write_index(codes, path),
+               lambda: keys[whole.search(queries, 10)[1]],
+               lambda expansion: setattr(codes, "nprobe", expansion), 2 * base.size)
     else:
         import faiss
 

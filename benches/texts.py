@@ -40,3 +40,17 @@ def queries(data, count):
         left -= share
         for number in range(share):
             yield texts[number * len(texts) // share]
+
+
+def pieces(data, characters):
+    """Every piece of this many characters of every text of all sets that are not in Chinese, as long notes are cut for search."""
+    for path in sorted(pathlib.Path(data).glob("*/*.jsonl*")):
+        name = path.name.partition(".")[0]
+        if "zh" in path.parent.name or name not in ("corpus", "notes", "pairs", "texts"):
+            continue
+        for row in rows(path.parent, name):
+            text = f"{row.get('title') or ''} {row.get('text') or ''}".strip()
+            for at in range(0, len(text), characters):
+                # The rest of a text may be a word or two.
+                if at == 0 or len(text) - at >= characters // 2:
+                    yield text[at:at + characters]

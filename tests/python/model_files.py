@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Normalize
 
-from parity import LEAST, TEXTS, cosine, minilm, ours, save
+from parity import LEAST, TEXTS, cosine, ours, save
+from weights import minilm
 
 try:
     import gguf

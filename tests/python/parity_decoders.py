@@ -15,7 +15,8 @@ import zipfile
 
 import numpy as np
 import torch
-from parity import as_saved, compare, minilm, save
+from parity import as_saved, compare, save
+from weights import minilm
 from sentence_transformers.models import Dense, Normalize
 from transformers import CONFIG_MAPPING, AutoModel, AutoTokenizer, Qwen2Config, Qwen2Model
 
