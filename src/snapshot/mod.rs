@@ -39,7 +39,7 @@ pub use manifest::{
 };
 pub use purge::{commit_purged, delete_now};
 pub use repair::{RepairReport, repair};
-pub use rollback::rollback;
+pub use rollback::{RollbackOutcome, rollback};
 pub use sign::{sign_published, signed_by, signer};
 pub use tombstones::{
     PlannedUnder, Tombstones, blame_purge, overtaken_by_purge, purged_in, purged_since,

@@ -8,7 +8,7 @@ use crate::cli::terminal::now;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::exec;
 use crate::observe::format;
-use crate::snapshot::{self, CommitOutcome, GcReport, Protected, Provenance, Retention};
+use crate::snapshot::{self, GcReport, Protected, Provenance, Retention, RollbackOutcome};
 use crate::stage::PurgeRequest;
 use crate::store::Root;
 
@@ -92,10 +92,6 @@ pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<()> {
         return Err(Error::usage("the --reason is empty; say why"));
     }
     let root = root::open_to_write(&args.root, false)?.root;
-    // Somebody who types it twice, or a job that is run again, has what was asked for.
-    if let Some(serves) = already_served(&root, args.number).await? {
-        return app.print(&format!("{serves}; nothing was changed\n"));
-    }
     let provenance = Provenance {
         created_at: now(),
         host: snapshot::host_name(),
@@ -104,7 +100,7 @@ pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<()> {
         ..Provenance::default()
     };
     match snapshot::rollback(&root, args.number, provenance).await? {
-        CommitOutcome::Committed(manifest) => {
+        RollbackOutcome::Committed(manifest) => {
             let serves = format!(
                 "snapshot {} serves the content of snapshot {}",
                 manifest.number, args.number
@@ -113,32 +109,21 @@ pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<()> {
             app.print(&format!("{serves}: {notes}\n"))
                 .context(|| format!("{serves}, but that could not be printed"))
         }
-        CommitOutcome::LostTo(other) => Err(Error::conflict(format!(
+        // Somebody who types it twice, or a job that is run again, has what was asked for.
+        RollbackOutcome::AlreadyServed(current) => {
+            let (number, to) = (current.number, args.number);
+            let serves = match number == to {
+                true => format!("snapshot {to} is the newest and is served already"),
+                false => format!("snapshot {number} already serves the content of snapshot {to}"),
+            };
+            let notes = format::counted(current.content.notes, "note");
+            app.print(&format!("{serves}: {notes}; nothing was changed\n"))
+        }
+        RollbackOutcome::LostTo(other) => Err(Error::conflict(format!(
             "snapshot {} by {} on {} was published in the meantime; look at it, then roll back again",
             other.number, other.provenance.run, other.provenance.host
         ))),
-        // `rollback` unblocks what it commits, so this cannot happen; it must not look like success.
-        CommitOutcome::Blocked { by } => Err(Error::conflict(format!(
-            "the content of snapshot {} is blocked by snapshot {by}",
-            args.number
-        ))),
     }
-}
-
-/// What to say where the content of snapshot `to` is served now.
-async fn already_served(root: &Root, to: u64) -> Result<Option<String>> {
-    let target = snapshot::read(root, to).await?;
-    let current = snapshot::newest(root).await?;
-    Ok(current.filter(|current| current.content_hash == target.content_hash).map(|current| {
-        let notes = format::counted(current.content.notes, "note");
-        match current.number == to {
-            true => format!("snapshot {to} is the newest and is served already: {notes}"),
-            false => format!(
-                "snapshot {} already serves the content of snapshot {to}: {notes}",
-                current.number
-            ),
-        }
-    }))
 }
 
 pub(super) async fn gc(args: &GcArgs, app: &App) -> Result<()> {

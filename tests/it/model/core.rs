@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use scalingnote::error::Result;
 use scalingnote::snapshot::{
-    self, CommitOutcome, Protected, ReaderLease, Retention, RunLease, Taken, commit, newest,
+    self, CommitOutcome, Protected, ReaderLease, Retention, RollbackOutcome, RunLease, Taken,
+    commit, newest,
 };
 use scalingnote::store::Root;
 use scalingnote::store::layout::{self, Key};
@@ -104,7 +105,11 @@ pub fn collector(retention: Retention) -> Body {
 
 pub fn roller(to: u64) -> Body {
     body(move |Seat { root, me, .. }| async move {
-        told(snapshot::rollback(&root, to, provenance(&run_of(me))).await)
+        match snapshot::rollback(&root, to, provenance(&run_of(me))).await {
+            Ok(RollbackOutcome::Committed(manifest)) => Told::Published(manifest.number),
+            Ok(RollbackOutcome::AlreadyServed(_) | RollbackOutcome::LostTo(_)) => Told::Nothing,
+            Err(error) => failed(&error),
+        }
     })
 }
 

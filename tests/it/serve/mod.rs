@@ -25,7 +25,7 @@ use scalingnote::observe::Silent;
 use scalingnote::report::Outcome;
 use scalingnote::search::{SnapshotWatcher, TowerChoice, WatchOptions};
 use scalingnote::serve::{Limits, Server};
-use scalingnote::snapshot::{self, CommitOutcome, Manifest, Protected, Retention};
+use scalingnote::snapshot::{self, Manifest, Protected, Retention, RollbackOutcome};
 use scalingnote::store::{FileRef, Root};
 use scalingnote::tower::DeviceSpec;
 use scalingnote::types::Cancel;
@@ -453,7 +453,7 @@ async fn publishing_beside_queries_is_never_noticed() {
     }
     let back_to = newest.number - 1;
     let outcome = snapshot::rollback(root, back_to, provenance("rollback")).await.unwrap();
-    let CommitOutcome::Committed(back) = outcome else { panic!("{outcome:?}") };
+    let RollbackOutcome::Committed(back) = outcome else { panic!("{outcome:?}") };
     let day = days.lock().unwrap()[&back_to];
     days.lock().unwrap().insert(back.number, day);
     taken_over(back.number).await;

@@ -1,6 +1,7 @@
 //! A file that goes between a commit's look at it and its put: what was served before is served again, and a number that
 //! was published stays.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use object_store::memory::InMemory;
 
 use scalingnote::error::{Error, ErrorKind, Result};
 use scalingnote::snapshot::{
-    CommitOutcome, Content, Manifest, Purged, commit, commit_purged, numbers, read, rollback,
+    Content, Manifest, Purged, RollbackOutcome, commit, commit_purged, numbers, read, rollback,
 };
 use scalingnote::store::{Root, layout};
 use scalingnote::types::NoteId;
@@ -38,10 +39,10 @@ impl Place {
     }
 
     /// The error of a commit whose file `gone` goes while its put is held.
-    async fn fails(
+    async fn fails<T: Debug + Send + 'static>(
         &self,
         gone: &str,
-        commit: impl Future<Output = Result<CommitOutcome>> + Send + 'static,
+        commit: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Error {
         let commit = tokio::spawn(commit);
         while !self.slow.is_holding() {
@@ -125,7 +126,7 @@ async fn where_nothing_is_whole_a_person_has_to_choose() {
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert!(error.to_string().contains("roll back"), "{error}");
     assert_eq!(numbers(&place.plain).await.unwrap(), [1, 2, 3]);
-    let Ok(CommitOutcome::Committed(back)) = rollback(&place.plain, 1, provenance("x: y")).await
+    let Ok(RollbackOutcome::Committed(back)) = rollback(&place.plain, 1, provenance("x: y")).await
     else {
         panic!("the first is whole");
     };

@@ -17,8 +17,8 @@ use proptest::prelude::*;
 
 use scalingnote::error::ErrorKind;
 use scalingnote::snapshot::{
-    CommitOutcome, Manifest, Protected, Retention, commit, content_hash, diff, diff_ids, gc,
-    newest, numbers, read, rollback, verify_hashes,
+    CommitOutcome, Manifest, Protected, Retention, RollbackOutcome, commit, content_hash, diff,
+    diff_ids, gc, newest, numbers, read, rollback, verify_hashes,
 };
 use scalingnote::store::{Root, layout};
 use scalingnote::types::{NoteId, hash_json};
@@ -340,7 +340,7 @@ async fn rollback_blocks_what_it_undoes_until_it_is_chosen_again() {
     let first = publish(&root, None, good.clone(), "day 1").await;
     let second = publish(&root, Some(&first), bad.clone(), "day 2").await;
     let rolled = match rollback(&root, 1, provenance("rollback to 1")).await.unwrap() {
-        CommitOutcome::Committed(manifest) => *manifest,
+        RollbackOutcome::Committed(manifest) => *manifest,
         other => panic!("{other:?}"),
     };
     assert_eq!((rolled.number, rolled.parent), (3, Some(2)));
@@ -355,13 +355,17 @@ async fn rollback_blocks_what_it_undoes_until_it_is_chosen_again() {
     assert_eq!(outcome.unwrap(), CommitOutcome::Blocked { by: 3 }, "the rollback is named");
     // A person may choose it again.
     let forward = rollback(&root, 2, provenance("rollback to 2")).await.unwrap();
-    let CommitOutcome::Committed(forward) = forward else { panic!("{forward:?}") };
+    let RollbackOutcome::Committed(forward) = forward else { panic!("{forward:?}") };
     assert_eq!(forward.content_hash, second.content_hash);
     assert!(!forward.blocked.contains(&second.content_hash));
     assert!(forward.blocked.contains(&better.content_hash));
 
-    let same = rollback(&root, 2, provenance("again")).await.unwrap_err();
-    assert_eq!(same.kind(), ErrorKind::Input);
+    // Once more, by either of its numbers, is nothing to do.
+    for number in [2, forward.number] {
+        let same = rollback(&root, number, provenance("again")).await.unwrap();
+        assert_eq!(same, RollbackOutcome::AlreadyServed(forward.clone()));
+    }
+    assert_eq!(newest(&root).await.unwrap().unwrap(), *forward);
     assert_eq!(rollback(&root, 77, provenance("x")).await.unwrap_err().kind(), ErrorKind::NotFound);
     root.delete(&first.content.shards[0].ids.path).await.unwrap();
     let gone = rollback(&root, 1, provenance("x")).await.unwrap_err();
