@@ -295,8 +295,7 @@ fn options(
             ..ValidationOptions::default()
         },
         seed: own.seed,
-        checkpoint_seconds: 0,
+        checkpoint_seconds: None,
         limit,
-        once: true,
     }
 }

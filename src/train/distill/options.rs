@@ -51,20 +51,22 @@ pub struct DistillOptions {
     /// Decides order, held-out queries and the initial projection.
     #[serde(default)]
     pub seed: u64,
-    /// Seconds between checkpoints.
-    #[serde(default = "options::checkpoint_seconds")]
-    pub checkpoint_seconds: u64,
+    /// Seconds between checkpoints. A run that is never resumed has none, and writes none.
+    #[serde(default = "checkpoint_seconds")]
+    #[schemars(with = "u64")]
+    pub checkpoint_seconds: Option<u64>,
     /// The steps are to end within this time, whatever `steps` says: fewer are taken then, and the learning rate falls
     /// sooner. Without one, equal options give an equal student.
     #[serde(skip)]
     pub limit: Option<Duration>,
-    /// The run is never resumed, so it writes no checkpoints.
-    #[serde(skip)]
-    pub once: bool,
 }
 
 fn one() -> f64 {
     1.0
+}
+
+fn checkpoint_seconds() -> Option<u64> {
+    Some(options::checkpoint_seconds())
 }
 
 impl DistillOptions {

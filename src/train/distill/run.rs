@@ -99,7 +99,7 @@ pub async fn distill(
             .await?;
     let parameters = vars.iter().map(|(_, var)| var.elem_count()).sum();
     let mut hasher = Hasher256::new();
-    let mut same = DistillOptions { checkpoint_seconds: 0, ..options.clone() };
+    let mut same = DistillOptions { checkpoint_seconds: Some(0), ..options.clone() };
     same.optimizer.of_a_run(&mut same.steps);
     hasher.field(hash_json(&same)?.0);
     for (text, row) in texts.iter().zip(teacher.rows()) {
@@ -145,7 +145,7 @@ pub async fn distill(
         batch: options.batch,
         planned: options.steps.unwrap_or(per_epoch),
         limit: options.limit.map(|limit| (began, limit)),
-        checkpoint_seconds: (!options.once).then_some(options.checkpoint_seconds),
+        checkpoint_seconds: options.checkpoint_seconds,
         watch: &options.validation,
         // A refitted projection is kept even if no step improves on it.
         keep_from: u64::from(refit == 0),

@@ -66,9 +66,8 @@ async fn a_student_learns_resumes_and_can_be_opened() {
         steps: Some(80),
         validation: ValidationOptions { pairs: 20, every: 20, ..Default::default() },
         seed: 5,
-        checkpoint_seconds: 3600,
+        checkpoint_seconds: Some(3600),
         limit: None,
-        once: false,
     };
     let reporter = silent();
     let (one, two) = (dir.path().join("one"), dir.path().join("two"));
@@ -102,8 +101,8 @@ async fn a_student_learns_resumes_and_can_be_opened() {
     let resumed = run(&two, &Cancel::new(), &teacher).await.unwrap();
     assert_eq!(whole.validation, resumed.validation);
     // One that is not to be resumed learns the same.
-    let (unsaved, output) =
-        (DistillOptions { once: true, ..options.clone() }, dir.path().join("once"));
+    let unsaved = DistillOptions { checkpoint_seconds: None, ..options.clone() };
+    let output = dir.path().join("once");
     let free = Cancel::new();
     let once = distill(&texts, &vectors, &unsaved, dir.path(), &output, &reporter, &free).await;
     assert_eq!(once.unwrap().validation, whole.validation);
