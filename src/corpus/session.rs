@@ -94,29 +94,30 @@ impl Room {
     }
 }
 
-/// Bytes of a table's text files that are read where their start is enough, at least so many of each, and of how many.
+/// Bytes of rows of a table's text files that are read where their start is enough, and of how many: each is a request.
 const START: u64 = 4 * MIB;
-const LEAST_START: u64 = 16 << 10;
-const MOST_FILES: usize = 4_096;
+const MOST_FILES: usize = 256;
 
 /// How much of text files, which say in their rows what they hold, is read to learn their columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Depth {
     /// All of it.
     Whole,
-    /// Their start: what columns a table has, but not of which types for sure.
+    /// Their start, of many files that of some: what columns a table has, but not of which types for sure.
     Start,
 }
 
 impl Depth {
-    /// How many of so many files are read, and after how many bytes of rows each may end.
-    pub(super) fn of_files(self, files: usize) -> (usize, u64) {
+    /// Which of so many files are read, all of them where that is `None`, and after how many bytes of rows each may end.
+    pub(super) fn of_files(self, files: usize) -> (Option<Vec<usize>>, u64) {
         match self {
-            Self::Whole => (files, u64::MAX),
-            Self::Start => {
-                let each = START / files.max(1) as u64;
-                (files.min(MOST_FILES), each.max(LEAST_START))
+            Self::Whole => (None, u64::MAX),
+            // Spread over all: the notes of a folder have the same fields, and those of the next one may have others.
+            Self::Start if files > MOST_FILES => {
+                let chosen = (0..MOST_FILES).map(|at| at * files / MOST_FILES);
+                (Some(chosen.collect()), START / MOST_FILES as u64)
             }
+            Self::Start => (None, START / files.max(1) as u64),
         }
     }
 }
@@ -392,6 +393,23 @@ mod tests {
         let shared = DataFusionError::Shared(Arc::new(wrapped));
         let back = error(shared, "reading");
         assert_eq!((back.kind(), back.message()), (ErrorKind::Input, "note_id 9 is too large"));
+    }
+
+    #[test]
+    fn the_start_of_many_files_is_that_of_a_few_spread_over_all() {
+        assert_eq!(Depth::Whole.of_files(1_000_000), (None, u64::MAX));
+        assert_eq!(Depth::Start.of_files(0), (None, START));
+        for files in [1, 4, MOST_FILES] {
+            assert_eq!(Depth::Start.of_files(files), (None, START / files as u64));
+        }
+        for files in [MOST_FILES + 1, 1_000, 1_000_000] {
+            let (chosen, each) = Depth::Start.of_files(files);
+            let chosen = chosen.unwrap();
+            assert_eq!((chosen.len(), each), (MOST_FILES, START / MOST_FILES as u64));
+            assert!(chosen.is_sorted_by(|a, b| a < b) && chosen.last() < Some(&files));
+            let widest = chosen.windows(2).map(|two| two[1] - two[0]).max();
+            assert!(widest <= Some(files.div_ceil(MOST_FILES)), "{files}: {widest:?}");
+        }
     }
 
     #[test]

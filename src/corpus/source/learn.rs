@@ -66,7 +66,7 @@ pub(super) struct Typed {
 }
 
 impl TextTable {
-    /// Reads every file once, or its start.
+    /// Reads every file once, or the start of some.
     ///
     /// # Errors
     /// Input for files that cannot be read as the options say; Config for a declared column that is not there.
@@ -79,16 +79,19 @@ impl TextTable {
     ) -> Result<Typed> {
         let Reading { rule, before, room, depth, pinned, .. } = *reading;
         let longest_row = room.row;
-        let (count, most) = depth.of_files(files.len());
+        let (sample, most) = depth.of_files(files.len());
         let options = &*match syntax {
             Syntax::Markdown => markdown::options(options),
             _ => Cow::Borrowed(options),
         };
-        let some: Vec<SourceFile> = match pinned {
-            Some(pinned) => pinned.read.iter().filter_map(|at| files.get(*at).cloned()).collect(),
-            None => Vec::new(),
+        let chosen: Option<Vec<usize>> = match pinned {
+            Some(pinned) => Some(pinned.read.iter().copied().collect()),
+            None => sample,
         };
-        let read = if pinned.is_some() { &some[..] } else { &files[..count] };
+        let some = chosen.as_ref().map(|chosen| {
+            chosen.iter().filter_map(|at| files.get(*at).cloned()).collect::<Vec<SourceFile>>()
+        });
+        let read = some.as_deref().unwrap_or(&files[..]);
         let (dialect, learned) = match syntax {
             Syntax::Csv { tabs } => {
                 let mut dialect = csv::Dialect::of(options, tabs)?.with_longest(longest_row);
@@ -106,7 +109,8 @@ impl TextTable {
             }
         };
         let rows = learned.iter().map(|next| next.rows).sum();
-        let is_cut = count < files.len() || learned.iter().any(|next| next.is_cut);
+        let is_sampled = pinned.is_none() && read.len() < files.len();
+        let is_cut = is_sampled || learned.iter().any(|next| next.is_cut);
         let (all, given) = (Arc::clone(&files), options.clone());
         let table = move |columns, bad, wrapped| Self {
             files: all,
@@ -121,6 +125,9 @@ impl TextTable {
             is_cut,
             wrapped,
         };
+        // Nothing is known of the rows of files that were not read.
+        let mut bad: Vec<BadRows> = files.iter().map(|_| BadRows::default()).collect();
+        let place = |at: usize| chosen.as_ref().map_or(at, |chosen| chosen[at]);
         if let Some(pinned) = pinned {
             let column = |field: &FieldRef| Column {
                 name: field.name().clone(),
@@ -128,31 +135,27 @@ impl TextTable {
                 declared: options.schema.get(field.name()).cloned(),
             };
             let columns = pinned.schema()?.fields().iter().map(column).collect();
-            let mut bad: Vec<BadRows> = files.iter().map(|_| BadRows::default()).collect();
-            for (at, learned) in pinned.read.iter().zip(learned) {
-                bad[*at] = learned.bad;
+            for (at, learned) in learned.into_iter().enumerate() {
+                bad[place(at)] = learned.bad;
             }
             return Ok(Typed { table: table(columns, bad, None), complaints: Vec::new() });
         }
         let mut seen: Named<Seen> = Named::default();
-        let mut bad = Vec::new();
         let is_empty = learned.iter().all(|next| next.is_empty);
-        for next in learned {
+        for (at, next) in learned.into_iter().enumerate() {
             for (name, values) in next.columns {
                 // No limit: each file has kept to its own.
                 if let Some(known) = seen.entry(&name, usize::MAX) {
                     known.merge(values);
                 }
             }
-            bad.push(next.bad);
+            bad[place(at)] = next.bad;
         }
-        // Nothing is known of the rows of files that were not read.
-        bad.resize_with(files.len(), BadRows::default);
         let mut seen = seen.into_entries();
         if seen.is_empty() && (is_empty || rows > 0) {
             return Err(no_rows(&files, &bad));
         }
-        let is_wrapper = syntax == Syntax::Json && rows == files.len() as u64;
+        let is_wrapper = syntax == Syntax::Json && rows == read.len() as u64;
         let names: Vec<&str> = seen.iter().map(|(name, _)| name.as_str()).collect();
         let by_column = seen.iter().all(|(_, values)| values.is_object_with("0"));
         if is_wrapper
@@ -193,7 +196,7 @@ impl TextTable {
         for (at, (name, values)) in seen.into_iter().enumerate() {
             let typing = Typing {
                 options,
-                files: &files,
+                files: read,
                 rule,
                 name: &name,
                 called: called(&name, at, fits),

@@ -204,6 +204,33 @@ fn what_a_run_would_refuse_of_the_tables_is_said_before() {
     place.says(0, &format!("config check code.toml {large}"), &["rows that come later, or"]);
 }
 
+/// Of a large folder some notes are read, here and there; a run reads all of them.
+#[test]
+fn a_check_reads_some_of_many_notes() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("vault")).unwrap();
+    for at in 0..1_000 {
+        let front = match at {
+            999 => "seldom: x\n",
+            500.. => "later: x\n",
+            _ => "",
+        };
+        place.write(&format!("vault/{at:03}.md"), format!("---\n{front}---\nNote {at}\n"));
+    }
+    for column in ["later", "seldom"] {
+        let query = format!("select path as note_id, body, {column} as title from notes");
+        let vault = "uri = \"vault\"\nformat = \"markdown\"";
+        let file = sql(&query).replace("uri = \"notes.jsonl\"", vault);
+        place.write(&format!("{column}.toml"), file);
+    }
+    let found = place.json(0, "doctor later.toml --json");
+    says(&found, "corpus", "fine", "fit them");
+    let found = place.json(0, "doctor seldom.toml --json");
+    says(&found, "corpus", "warning", "rows that come later, or");
+    place.says(0, "config check seldom.toml", &["rows that come later, or"]);
+    place.expect(0, "plan seldom.toml");
+}
+
 fn sql(sql: &str) -> String {
     let file = PipelineFile { root: "root", ..PipelineFile::default() };
     let whole = file.text().replace("version = 1", "version = 2");
