@@ -96,13 +96,9 @@ impl Pipeline {
     ///
     /// # Errors
     /// Input, with the place of the key.
-    pub(crate) fn refuse_tables_in(&self, root: &Root) -> Result<()> {
-        self.origins.placed(refuse_tables_in_root(
-            &self.corpus,
-            &self.base_dir,
-            &self.storage,
-            root,
-        ))
+    pub(crate) async fn refuse_tables_in(&self, root: &Root) -> Result<()> {
+        let Self { corpus, base_dir, storage, .. } = self;
+        self.origins.placed(refuse_tables_in_root(corpus, base_dir, storage, root).await)
     }
 
     /// The tower that encodes queries: the query tower if there is one, else the document tower

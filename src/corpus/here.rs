@@ -29,7 +29,7 @@ pub async fn look_for_files(
 ///
 /// # Errors
 /// Input, of the key that names the table.
-pub fn refuse_tables_in_root(
+pub async fn refuse_tables_in_root(
     options: &CorpusOptions,
     base_dir: &Path,
     storage: &StorageOptions,
@@ -44,7 +44,7 @@ pub fn refuse_tables_in_root(
         if table.format.is_some_and(|format| format.has_engine()) {
             continue;
         }
-        finder.refuse_root(table).map_err(|error| {
+        finder.refuse_root(table).await.map_err(|error| {
             let section = format!("corpus.tables.{at}");
             error.context(format!("table `{}`", table.name)).of_key_in(&section, "uri")
         })?;

@@ -91,7 +91,7 @@ impl RunContext {
     pub(crate) async fn admit_root(&self) -> Result<()> {
         let root = &self.root;
         root.require_writable()?;
-        self.pipeline.refuse_tables_in(root)?;
+        self.pipeline.refuse_tables_in(root).await?;
         if snapshot::numbers(root).await?.is_empty() {
             return root.refuse_nesting().await;
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::config::Pipeline;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::Reporter;
 
 /// How a thing is.
@@ -92,6 +92,7 @@ impl Checkup {
 }
 
 /// What to look at.
+#[derive(Clone)]
 pub struct CheckupRequest {
     /// What a run would work with; `None`: the machine alone.
     pub pipeline: Option<Pipeline>,
@@ -99,4 +100,16 @@ pub struct CheckupRequest {
     pub cache: PathBuf,
     /// Progress.
     pub reporter: Arc<dyn Reporter>,
+}
+
+/// Looks at what may keep a thread waiting: a disk, a device.
+///
+/// # Errors
+/// Internal, where `look` panicked.
+pub(super) async fn blocking<T: Send + 'static>(
+    look: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(look)
+        .await
+        .or_error(ErrorKind::Internal, || "looking at this machine")
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::check::Check;
+use super::check::{Check, blocking};
 use super::resources::local;
 use super::store::{Newest, file_instead};
 use crate::config::Pipeline;
@@ -77,27 +77,21 @@ fn table_of_key(key: &str) -> Option<usize> {
 /// Where the tables are here, what would stop a run before it reads their rows; Input for a root among the notes.
 pub async fn unusable_here(pipeline: &Pipeline) -> Result<Vec<String>> {
     let fails = |error: &Error| format!("{error}; a run on this machine would fail");
-    let mut said = Vec::new();
-    if let Some(found) = file_instead(&pipeline.publish.root) {
-        said.push(fails(&Error::input(format!("publish.root: {found}"))));
-    }
-    if let Err(error) = Keys::load(&pipeline.publish.public_keys) {
-        said.push(fails(&error));
-    }
+    let looked = pipeline.clone();
+    let RootHere { wrong, root, is_new } = blocking(move || RootHere::of(&looked)).await?;
+    let mut said: Vec<String> = wrong.iter().map(fails).collect();
     let tables = look(pipeline).await;
     said.extend(tables.iter().filter_map(|(_, there)| there.as_ref().err()).map(fails));
     if let Some(Err(error)) = evaluation(pipeline).await {
         said.push(fails(&error));
     }
-    let root = root_here(pipeline);
     if let Some(root) = &root {
-        pipeline.refuse_tables_in(root)?;
+        pipeline.refuse_tables_in(root).await?;
     }
     if !tables.iter().all(|(_, there)| matches!(there, Ok(true))) {
         return Ok(said);
     }
     // A root elsewhere is not asked for the types that columns had in its newest snapshot.
-    let is_new = local(&pipeline.publish.root).is_some_and(|folder| !folder.is_dir());
     let (parent, is_sure) = match &root {
         Some(root) => match snapshot::newest(root).await {
             Ok(newest) => (newest, true),
@@ -123,10 +117,27 @@ pub async fn unusable_here(pipeline: &Pipeline) -> Result<Vec<String>> {
     Ok(said)
 }
 
-/// The root, where it is a folder of this machine that is there: a look makes none.
-fn root_here(pipeline: &Pipeline) -> Option<Root> {
-    local(&pipeline.publish.root).filter(|folder| folder.is_dir())?;
-    pipeline.open_root().ok()
+/// The root as far as this machine knows of it.
+struct RootHere {
+    /// What is wrong with its place and its keys.
+    wrong: Vec<Error>,
+    /// Where it is a folder that is there: a look makes none.
+    root: Option<Root>,
+    /// It is a folder that is not there.
+    is_new: bool,
+}
+
+impl RootHere {
+    /// Blocks while it looks.
+    fn of(pipeline: &Pipeline) -> Self {
+        let publish = &pipeline.publish;
+        let instead = file_instead(&publish.root);
+        let instead = instead.map(|found| Error::input(format!("publish.root: {found}")));
+        let wrong = instead.into_iter().chain(Keys::load(&publish.public_keys).err()).collect();
+        let is_there = local(&publish.root).map(|folder| folder.is_dir());
+        let root = is_there.filter(|is_there| *is_there).and_then(|_| pipeline.open_root().ok());
+        Self { wrong, root, is_new: is_there == Some(false) }
+    }
 }
 
 async fn look(pipeline: &Pipeline) -> Vec<Table> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::check::Check;
+use super::check::{Check, blocking};
 use crate::config::Pipeline;
 use crate::error::ErrorKind;
 use crate::exec::context::check_query_tower;
@@ -57,7 +57,8 @@ async fn one(
         format::bytes(needed)
     );
     let is_on_processor = pipeline.encode.devices.iter().any(|device| device.starts_with("cpu"));
-    let free = memory().map(|memory| memory.free).filter(|_| is_on_processor);
+    let memory = blocking(memory).await.ok().flatten();
+    let free = memory.map(|memory| memory.free).filter(|_| is_on_processor);
     checks.push(match free {
         Some(free) if free < needed => Check::wrong(
             name,

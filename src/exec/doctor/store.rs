@@ -1,9 +1,12 @@
 //! The store: whether it can be read and written, decides who was first, and what its clock says.
 
+use std::path::{Path, PathBuf};
+
 use bytes::Bytes;
 use chrono::Utc;
+use tempfile::TempDir;
 
-use super::check::Check;
+use super::check::{Check, blocking};
 use super::resources::local;
 use crate::config::Pipeline;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -22,45 +25,28 @@ pub(super) type Newest = Option<Manifest>;
 
 /// The checks, and the newest snapshot; nothing of it where the root does not say which it is.
 pub(super) async fn checks(pipeline: &Pipeline) -> (Vec<Check>, Option<Newest>) {
-    if let Some(found) = file_instead(&pipeline.publish.root) {
-        let way_out = "name another folder in publish.root";
-        return (vec![Check::wrong("root", found, way_out, ErrorKind::Input)], None);
-    }
-    // A root that is not there yet is made by its first run, and not by a look at it.
-    let missing = local(&pipeline.publish.root).filter(|folder| !folder.is_dir());
-    if let Some(folder) = missing {
-        let parent = existing(&folder);
-        let scratch = tempfile::Builder::new().prefix(".scalingnote-").tempdir_in(&parent);
-        let opened = scratch
-            .or_error(ErrorKind::Input, || {
-                format!(
-                    "{} is not there, and nothing can be made in {}",
-                    folder.display(),
-                    parent.display()
-                )
-            })
-            .and_then(|scratch| {
-                let keys = Keys::load(&pipeline.publish.public_keys)?;
-                let root = Root::open(&scratch.path().to_string_lossy())?;
-                Ok((root.with_keys(keys), scratch))
-            });
-        let checks = match opened {
-            Err(error) => vec![Check::failed("root", &error)],
-            Ok((root, scratch)) => {
-                let found =
-                    format!("{} is not there yet; the first run makes it", folder.display());
-                let mut checks = vec![Check::fine("root", found)];
-                checks.extend(signing(&root).await);
-                checks.extend(written(&root).await);
-                drop(scratch);
-                checks
-            }
-        };
-        return (checks, Some(None));
-    }
+    let looked = pipeline.clone();
+    let root = match blocking(move || Place::of(&looked)).await {
+        Ok(Place::File(found)) => {
+            let way_out = "name another folder in publish.root";
+            return (vec![Check::wrong("root", found, way_out, ErrorKind::Input)], None);
+        }
+        Ok(Place::Missing(folder, scratch)) => {
+            let checks = match scratch {
+                Err(error) => vec![Check::failed("root", &error)],
+                Ok(scratch) => not_yet(&folder, scratch).await,
+            };
+            return (checks, Some(None));
+        }
+        Ok(Place::There(opened)) => opened,
+        Err(error) => Err(error),
+    };
     // What follows writes, and the folder of the notes must not become a root.
-    let apart = |root: Root| pipeline.refuse_tables_in(&root).map(|()| root);
-    let root = match pipeline.open_root().and_then(apart) {
+    let root = match root {
+        Ok(root) => pipeline.refuse_tables_in(&root).await.map(|()| root),
+        Err(error) => Err(error),
+    };
+    let root = match root {
         Ok(root) => root,
         Err(error) => return (vec![Check::failed("root", &error)], None),
     };
@@ -78,6 +64,59 @@ pub(super) async fn checks(pipeline: &Pipeline) -> (Vec<Check>, Option<Newest>) 
     checks.extend(signing(&root).await);
     checks.extend(written(&root).await);
     (checks, newest.ok())
+}
+
+/// What is where the root is to be.
+enum Place {
+    /// A file, and what to say of it.
+    File(String),
+    /// No folder yet, and a root that can be tried in its place, in a folder that goes with it.
+    Missing(PathBuf, Result<(Root, TempDir)>),
+    /// The root, or why it does not open.
+    There(Result<Root>),
+}
+
+impl Place {
+    /// Blocks while it looks.
+    fn of(pipeline: &Pipeline) -> Self {
+        if let Some(found) = file_instead(&pipeline.publish.root) {
+            return Self::File(found);
+        }
+        // A root that is not there yet is made by its first run, and not by a look at it.
+        match local(&pipeline.publish.root).filter(|folder| !folder.is_dir()) {
+            Some(folder) => {
+                let scratch = scratch_for(&folder, pipeline);
+                Self::Missing(folder, scratch)
+            }
+            None => Self::There(pipeline.open_root()),
+        }
+    }
+}
+
+/// A root beside where `folder` would be.
+fn scratch_for(folder: &Path, pipeline: &Pipeline) -> Result<(Root, TempDir)> {
+    let parent = existing(folder);
+    let scratch = tempfile::Builder::new().prefix(".scalingnote-").tempdir_in(&parent);
+    let scratch = scratch.or_error(ErrorKind::Input, || {
+        format!(
+            "{} is not there, and nothing can be made in {}",
+            folder.display(),
+            parent.display()
+        )
+    })?;
+    let keys = Keys::load(&pipeline.publish.public_keys)?;
+    let root = Root::open(&scratch.path().to_string_lossy())?;
+    Ok((root.with_keys(keys), scratch))
+}
+
+/// The checks of a root that is not there yet.
+async fn not_yet(folder: &Path, (root, scratch): (Root, TempDir)) -> Vec<Check> {
+    let found = format!("{} is not there yet; the first run makes it", folder.display());
+    let mut checks = vec![Check::fine("root", found)];
+    checks.extend(signing(&root).await);
+    checks.extend(written(&root).await);
+    let _ = blocking(move || drop(scratch)).await;
+    checks
 }
 
 /// Whether what a run publishes would be trusted, where it has to be signed.

@@ -32,7 +32,7 @@ pub(super) async fn open(
     finder: &mut Finder<'_>,
     since: Option<&Position>,
 ) -> Result<(Engine, InputFile)> {
-    let Folder { store, path, url } = finder.folder(options)?;
+    let Folder { store, path, url } = finder.folder(options).await?;
     // Files are named by their whole addresses: a clone's are in another folder.
     context.register_object_store(&url, Arc::clone(&store));
     let table = Arc::new(PrefixStore::new(Arc::clone(&store), path));

@@ -28,13 +28,17 @@ impl Finder<'_> {
     ///
     /// # Errors
     /// Config for a `uri` that names no folder, or several; Input where there is none here.
-    pub(in crate::corpus::source) fn folder(&mut self, table: &TableOptions) -> Result<Folder> {
+    pub(in crate::corpus::source) async fn folder(
+        &mut self,
+        table: &TableOptions,
+    ) -> Result<Folder> {
         let shown = table.shown_uri();
         let wrong = |e| Error::config(format!("{shown} is not a URI")).with_source(e);
         match self.place(table)? {
             Place::Local { path, escaped } => {
                 let folder = self.local_path(&path, escaped, &shown)?;
-                let folder = folder.canonicalize().map_err(|e| missing(&folder, e))?;
+                let real = tokio::fs::canonicalize(&folder).await;
+                let folder = real.map_err(|e| missing(&folder, e))?;
                 let no_address = || {
                     Error::input(format!("{} is not a folder that can be read", folder.display()))
                 };

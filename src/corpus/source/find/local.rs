@@ -26,7 +26,7 @@ pub(super) struct LocalSearch {
     pub(super) parts: Vec<Part>,
     /// The `uri` for messages.
     pub(super) shown: String,
-    /// The folder of `publish.root`.
+    /// The folder of `publish.root`, as it was named.
     pub(super) root: Option<PathBuf>,
     pub(super) cancel: Cancel,
 }
@@ -59,7 +59,8 @@ impl LocalSearch {
                 )));
             }
         };
-        let inside = self.root.as_deref().filter(|root| {
+        let root = self.real_root();
+        let inside = root.as_deref().filter(|root| {
             start.canonicalize().is_ok_and(|start| root.starts_with(&start) && *root != start)
         });
         let walk = Walk {
@@ -111,20 +112,28 @@ impl LocalSearch {
         Ok(Search { files: vec![found(file, store)?], named: true, ..Search::default() })
     }
 
-    /// What this program publishes is not a note.
+    /// What this program publishes is not a note. Blocks while it looks.
     ///
     /// # Errors
     /// Input.
     pub(super) fn refuse_root(&self) -> Result<()> {
         let (start, _) = self.fixed();
-        let (Some(root), Ok(start)) = (&self.root, start.canonicalize()) else { return Ok(()) };
-        let Ok(below) = start.strip_prefix(root) else { return Ok(()) };
+        let (Some(root), Ok(start)) = (self.real_root(), start.canonicalize()) else {
+            return Ok(());
+        };
+        let Ok(below) = start.strip_prefix(&root) else { return Ok(()) };
         let below = below.join("file");
         let ours = layout::folder(&below.to_string_lossy()).is_some();
-        if start == *root || ours {
+        if start == root || ours {
             return Err(in_root(&self.shown, &root.display().to_string()));
         }
         Ok(())
+    }
+
+    /// The folder of `publish.root` without links.
+    fn real_root(&self) -> Option<PathBuf> {
+        let root = self.root.as_deref()?;
+        Some(root.canonicalize().unwrap_or_else(|_| root.to_owned()))
     }
 
     fn check_owners(&self, below: &Below, tree: &Tree) -> Result<()> {

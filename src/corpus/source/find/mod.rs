@@ -160,11 +160,11 @@ impl<'a> Finder<'a> {
     ///
     /// # Errors
     /// Input, as [`Self::find`].
-    pub(in crate::corpus) fn refuse_root(&self, table: &TableOptions) -> Result<()> {
+    pub(in crate::corpus) async fn refuse_root(&self, table: &TableOptions) -> Result<()> {
         let shown = table.shown_uri();
         match self.place(table) {
             Ok(Place::Local { path, escaped }) => match self.local_search(&path, &shown, escaped) {
-                Ok(search) => search.refuse_root(),
+                Ok(search) => looking(move || search.refuse_root()).await,
                 Err(_) => Ok(()),
             },
             Ok(Place::Remote { base, path }) => {
@@ -236,9 +236,7 @@ impl<'a> Finder<'a> {
     async fn local(&self, path: &str, shown: &str, escaped: bool) -> Result<Search> {
         let search = self.local_search(path, shown, escaped)?;
         let store = Arc::clone(&self.local);
-        tokio::task::spawn_blocking(move || search.run(&store))
-            .await
-            .map_err(|e| Error::internal("looking for files").with_source(e))?
+        looking(move || search.run(&store)).await
     }
 
     fn local_search(&self, path: &str, shown: &str, escaped: bool) -> Result<LocalSearch> {
@@ -258,7 +256,7 @@ impl<'a> Finder<'a> {
             base: start,
             parts: parts(path, escaped)?,
             shown: shown.to_owned(),
-            root: root.map(|root| root.canonicalize().unwrap_or_else(|_| root.to_owned())),
+            root: root.map(Path::to_owned),
             cancel: self.cancel.clone(),
         })
     }
@@ -311,6 +309,15 @@ impl<'a> Finder<'a> {
             !matches!(ObjectStoreScheme::parse(&url), Ok((ObjectStoreScheme::Http, _)) | Err(_));
         Ok(url.query().is_some() || !cloud)
     }
+}
+
+/// Looks at a disk beside the runtime's threads.
+async fn looking<T: Send + 'static>(
+    look: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(look)
+        .await
+        .map_err(|e| Error::internal("looking for files").with_source(e))?
 }
 
 /// A path of two parts, to see what of a URL is the bucket.

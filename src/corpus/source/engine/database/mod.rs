@@ -65,7 +65,7 @@ impl Databases {
         let (shown, size, connection) = match format {
             TableFormat::Sqlite => {
                 let path = finder.local_file(options)?;
-                let size = std::fs::metadata(&path).map_or(0, |file| file.len());
+                let size = tokio::fs::metadata(&path).await.map_or(0, |file| file.len());
                 let shown = path.display().to_string();
                 let connection = match self.0.get(&shown) {
                     Some(connection) => Arc::clone(connection),
