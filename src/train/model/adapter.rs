@@ -160,31 +160,43 @@ impl Adapter {
     }
 
     /// Takes over the values of an adapter in PEFT's format, to train it further; those of layers that this tower was
-    /// cut off from are passed over (`cut`).
+    /// cut off from are passed over (`cut`). It may be smaller: ranks, layers and targets that it lacks are as drawn, so
+    /// that the tower starts as that adapter leaves it, whatever its scale.
     ///
     /// # Errors
-    /// Input where it was trained with another rank, scale, targets or model; Unsupported where it is not plain LoRA.
+    /// Input where it has a higher rank, or other layers, targets or another model than the options; Unsupported where it is
+    /// not plain LoRA.
     pub(crate) fn start_from(&self, folder: &Path, cut: bool) -> Result<()> {
         let stored = StoredAdapter::open(folder)?;
         let wrong = |what: String| {
             Error::input(format!(
-                "LoRA adapter {} {what}; train with the options it was made with",
+                "LoRA adapter {} {what}; train with the options it was made with, or larger ones",
                 folder.display()
             ))
         };
         for ((layer, target), (a, b)) in &self.pairs {
             let module = module(*layer, *target);
-            let (stored_a, stored_b, scale) =
-                stored.pair(&module)?.ok_or_else(|| wrong(format!("does not change {module}")))?;
-            if scale != self.options.scale() || stored_a.dim(0).ok() != Some(self.options.rank) {
-                return Err(wrong("has another rank or alpha".to_owned()));
+            let Some((stored_a, stored_b, scale)) = stored.pair(&module)? else { continue };
+            let (out, rank) = stored_b.dims2().map_err(tensor_error)?;
+            if rank > self.options.rank {
+                let asked = self.options.rank;
+                return Err(wrong(format!("has rank {rank}, above the {asked} of method.rank")));
             }
-            for (var, tensor) in [(a, stored_a), (b, stored_b)] {
-                if var.dims() != tensor.dims() {
-                    return Err(wrong(format!("has matrices of another shape for {module}")));
-                }
+            if (stored_a.dim(1).ok(), out) != (a.dim(1).ok(), b.dims()[0]) {
+                return Err(wrong(format!("has matrices of another shape for {module}")));
+            }
+            let scaled = |b: Tensor| b.affine(scale / self.options.scale(), 0.);
+            for (var, tensor, ranks) in [(a, Ok(stored_a), 0), (b, scaled(stored_b), 1)] {
+                let whole = |tensor: Tensor| {
+                    let tensor = tensor.to_device(var.device())?;
+                    if rank == self.options.rank {
+                        return Ok(tensor);
+                    }
+                    let drawn = var.narrow(ranks, rank, self.options.rank - rank)?;
+                    Tensor::cat(&[tensor, drawn], ranks)
+                };
                 tensor
-                    .to_device(var.device())
+                    .and_then(whole)
                     .and_then(|tensor| var.set(&tensor))
                     .map_err(tensor_error)
                     .context(|| folder.display().to_string())?;
@@ -284,5 +296,60 @@ impl AdapterView {
             (*at, (a.detach(), b.detach()))
         };
         Self { scale: self.scale, pairs: self.pairs.iter().map(cut).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::tests_support::tiny_config;
+
+    fn adapter(rank: usize, alpha: f64, first_layer: usize, seed: u64) -> Adapter {
+        let options = LoraOptions { rank, alpha, first_layer, ..LoraOptions::default() };
+        let (config, mut rng) = (tiny_config("llama"), SplitMix64::new(seed));
+        Adapter::new(&config, &options, &mut rng, &Device::Cpu).unwrap()
+    }
+
+    /// What the adapter adds to a projection.
+    fn added(adapter: &Adapter, layer: usize, target: LoraTarget) -> Vec<f32> {
+        let (a, b) = &adapter.pairs[&(layer, target)];
+        let product = b.matmul(a).unwrap().affine(adapter.options.scale(), 0.).unwrap();
+        product.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn a_smaller_adapter_goes_on_in_a_larger_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let small = adapter(2, 8., 1, 1);
+        for (_, b) in small.pairs.values() {
+            b.set(&Tensor::randn(0f32, 1., b.dims(), &Device::Cpu).unwrap()).unwrap();
+        }
+        small.export(folder.path(), "base", false, false, None).unwrap();
+        let large = adapter(5, 5., 0, 2);
+        large.start_from(folder.path(), false).unwrap();
+        for target in LoraTarget::ALL {
+            for (large, small) in added(&large, 1, target).iter().zip(added(&small, 1, target)) {
+                assert!((large - small).abs() < 1e-5, "{target:?}: {large}, {small}");
+            }
+            assert!(added(&large, 0, target).iter().all(|value| *value == 0.));
+        }
+        // What is new can be learnt: the gradient of B goes through rows of A that are not zero.
+        let (a, _) = &large.pairs[&(1, LoraTarget::QProj)];
+        let rows: Vec<Vec<f32>> = a.to_vec2().unwrap();
+        assert!(rows.iter().all(|row| row.iter().any(|value| *value != 0.)));
+
+        // An equal one takes it over as it is.
+        let equal = adapter(2, 8., 1, 3);
+        equal.start_from(folder.path(), false).unwrap();
+        for (layer, target) in small.pairs.keys() {
+            assert_eq!(added(&equal, *layer, *target), added(&small, *layer, *target));
+        }
+        for (lacking, said) in [
+            (adapter(1, 8., 1, 4), "has rank 2, above the 1 of method.rank"),
+            (Adapter { pairs: BTreeMap::new(), ..adapter(2, 8., 1, 5) }, "also changes"),
+        ] {
+            let error = lacking.start_from(folder.path(), false).unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+        }
     }
 }

@@ -43,10 +43,10 @@ fn negatives_are_mined_and_the_next_round_goes_on_from_the_adapter() {
     let end = looks.iter().position(|look| look["step"] == first["exported"][0]).unwrap();
     let gap = (held_out(&second, 0) - held_out(&first, end)).abs();
     assert!(gap < 0.2 * (held_out(&first, 0) - held_out(&first, end)).abs(), "{first} {second}");
-    let wrong = round2.replace("rank = 4", "rank = 8");
+    let wrong = round2.replace("rank = 4", "rank = 2");
     std::fs::write(path.join("wrong.toml"), wrong).unwrap();
     let (_, stderr) = expect(path, 1, "train wrong.toml --out wrong");
-    assert!(stderr.contains("another rank or alpha"), "{stderr}");
+    assert!(stderr.contains("has rank 4, above the 2 of method.rank"), "{stderr}");
 }
 
 #[test]

@@ -71,7 +71,6 @@ fn a_run_is_resumed_only_where_all_that_decides_it_is_the_same() {
             json!("pissa"),
             "init_lora_weights is \"pissa\": the model's own weights were changed",
         ),
-        ("use_rslora", json!(true), "has another rank or alpha"),
         ("target_modules", json!(["q_proj"]), "target_modules"),
     ] {
         let mut other = config.clone();
