@@ -294,6 +294,10 @@ bench-index: ## Measure index building and recall beside usearch, hnswlib and fa
 bench-index-build: ## Measure index building beside usearch and hnswlib, and what of it is not insertion (DATA=DIR, CORE=N).
 	DATA="$(DATA)" benches/build_index.sh
 
+.PHONY: bench-serve
+bench-serve: ## Measure what a request to `scalingnote serve` costs beside the search itself (benches/README.md).
+	$(CARGO) bench --bench serve
+
 .PHONY: bench-e2e
 bench-e2e: build ## Measure whole runs over real texts: stages, overlap, and the same with 1% changed (DATA=DIR, benches/README.md).
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
