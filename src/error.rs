@@ -148,7 +148,8 @@ impl Error {
         self
     }
 
-    /// Says where to look up what is allowed here. Only who knows what kind of file is wrong can say that.
+    /// Says where to look up what is allowed here. Only who knows what kind of file is wrong can say that. Flags belong here
+    /// and not into the message: a command that lacks them does not show the hint.
     #[must_use]
     pub fn with_hint(mut self, hint: &'static str) -> Self {
         self.0.hint = Some(hint);
@@ -217,6 +218,14 @@ impl Error {
     /// Where to look up what is allowed, if the code that found the error knows.
     pub fn hint(&self) -> Option<&'static str> {
         self.0.hint
+    }
+
+    /// What it says and its hint, for a report that has no line of its own for that.
+    pub(crate) fn told(&self) -> String {
+        match self.hint() {
+            Some(hint) => format!("{self}; {hint}"),
+            None => self.to_string(),
+        }
     }
 
     /// True where running the same thing again may succeed.

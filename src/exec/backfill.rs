@@ -190,15 +190,14 @@ pub(super) async fn night(next: &Next, day: &Plan, report: &mut RunReport) -> Re
 
 /// The day's snapshot stays; the report says why there was no switch.
 pub(super) fn refused(error: &Error, ctx: &RunContext, report: &mut RunReport) {
-    let message = format!(
-        "{}; the switch to [next.tower] {} was refused: {error}",
-        report.outcome, ctx.pipeline.tower.model
-    );
+    let (outcome, model) = (report.outcome, &ctx.pipeline.tower.model);
+    let why = error.told();
+    let message = format!("{outcome}; the switch to [next.tower] {model} was refused: {why}");
     ctx.reporter.warn(message.clone());
     report.warnings.push(message);
     let backfill = report.backfill.get_or_insert_default();
     backfill.state = BackfillState::Refused;
-    backfill.refusal = Some(error.to_string());
+    backfill.refusal = Some(why);
 }
 
 async fn fill(

@@ -69,7 +69,7 @@ async fn leased(
     let finished = Box::pin(drive(&session, run, lease, report)).await;
     report.finish(&timeline);
     if let Err(error) = &finished {
-        report.warnings.push(error.to_string());
+        report.warnings.push(error.told());
         // What was published before the error stands.
         if error.kind() == ErrorKind::GateRefused {
             report.outcome = Outcome::GateRefused;
@@ -85,7 +85,7 @@ async fn leased(
     match finished {
         Ok(()) => stored.context(|| report.outcome.without_report()),
         Err(error) if error.kind() == ErrorKind::GateRefused => {
-            ctx.reporter.warn(error.to_string());
+            ctx.reporter.warn(error.told());
             Ok(())
         }
         // The cause of the failure matters more than a report that could not be stored.

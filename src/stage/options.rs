@@ -247,6 +247,10 @@ pub struct ChunkingOptions {
     pub overlap_tokens: u32,
 }
 
+/// How a person goes on with a tower that drifted. A hint: not every command that meets one has these flags.
+pub(super) const OVERRIDE_DRIFT: &str =
+    "to encode with it all the same: --override drift --reason TEXT";
+
 /// What a snapshot must satisfy to be published. Zero orphans and finite, non-zero vectors are
 /// always required. A refused gate ends the run with exit code 3; `--override` publishes anyway.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -59,8 +59,7 @@ pub(crate) fn asked<'a>(program: &'a Command, arguments: &ArgMatches) -> &'a Com
 /// Prints an error of `command`, where one was understood, and returns its exit code.
 pub(crate) fn report(error: &Error, console: &Console, command: Option<&Command>) -> ExitCode {
     let code = error.kind().exit_code();
-    let general = || hint_of(error.kind(), command);
-    let hint = error.hint().or_else(|| system_hint(error)).or_else(general);
+    let hint = hint_for(error, command);
     let mut causes = causes(error);
     if error.kind() == ErrorKind::Internal {
         causes.extend(last_panic());
@@ -109,6 +108,26 @@ fn causes(error: &Error) -> Vec<String> {
     causes
 }
 
+/// What a person can do about an error of `command`, by the first that knows: the error itself, the operating system,
+/// its kind. No flag is named that the command does not have.
+fn hint_for(error: &Error, command: Option<&Command>) -> Option<&'static str> {
+    let own = error.hint().filter(|hint| flags_in(hint).all(|flag| has(command, flag)));
+    own.or_else(|| system_hint(error)).or_else(|| hint_of(error.kind(), command))
+}
+
+/// The long flags that a hint names.
+fn flags_in(hint: &str) -> impl Iterator<Item = &str> {
+    let words = hint.split(|c: char| c != '-' && !c.is_ascii_alphanumeric());
+    words.filter_map(|word| word.strip_prefix("--"))
+}
+
+/// Whether a command has this long flag.
+fn has(command: Option<&Command>, flag: &str) -> bool {
+    // Every command has this one, which clap adds late.
+    flag == "help"
+        || command.is_some_and(|it| it.get_arguments().any(|one| one.get_long() == Some(flag)))
+}
+
 /// What a person can do about what the operating system said, where no line above has it.
 fn system_hint(error: &Error) -> Option<&'static str> {
     way_out_of(error).filter(|hint| !error.to_string().contains(hint))
@@ -117,16 +136,13 @@ fn system_hint(error: &Error) -> Option<&'static str> {
 /// What a person can do about this kind of failure of `command`, whatever it is about. No flag is named that the
 /// command does not have.
 fn hint_of(kind: ErrorKind, command: Option<&Command>) -> Option<&'static str> {
-    let has = |flag: &str| {
-        command.is_some_and(|it| it.get_arguments().any(|one| one.get_long() == Some(flag)))
-    };
     match kind {
         ErrorKind::Usage => Some("`--help` after the subcommand shows its flags with examples"),
-        ErrorKind::GateRefused if has("override") => Some(
+        ErrorKind::GateRefused if has(command, "override") => Some(
             "nothing was published; fix the cause, or publish anyway with --override GATE --reason \"why\"",
         ),
         ErrorKind::Transient => Some("run the same command again; what was finished is kept"),
-        ErrorKind::Busy if has("wait") => Some(
+        ErrorKind::Busy if has(command, "wait") => Some(
             "`--wait 30m` waits for it to end; a run that was killed elsewhere is taken over after five minutes",
         ),
         ErrorKind::Busy => Some(
@@ -144,6 +160,7 @@ fn hint_of(kind: ErrorKind, command: Option<&Command>) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stage::{self, GateOptions};
 
     #[test]
     fn a_panic_is_an_internal_error_with_exit_code_1() {
@@ -185,8 +202,7 @@ mod tests {
             let flags: Vec<&str> = command.get_arguments().filter_map(|it| it.get_long()).collect();
             for kind in kinds {
                 let hint = hint_of(kind, Some(command)).unwrap_or_default();
-                let words = hint.split(|c: char| c != '-' && !c.is_ascii_alphanumeric());
-                for flag in words.filter_map(|word| word.strip_prefix("--")) {
+                for flag in flags_in(hint) {
                     let known = flag == "help" || flags.contains(&flag);
                     assert!(known, "{name} has no --{flag}: {hint}");
                     match flag {
@@ -198,6 +214,21 @@ mod tests {
             }
         }
         assert_eq!((waits, overrides), (vec!["run"], vec!["run", "publish"]));
+    }
+
+    #[test]
+    fn an_errors_own_hint_is_shown_where_the_command_has_its_flags() {
+        let gates = GateOptions::default();
+        let drift = stage::refuse_drift(Some((0.5, 3)), &gates, false).unwrap_err();
+        assert!(flags_in(&drift.to_string()).next().is_none(), "{drift}");
+        let shown = |it: Option<&Command>| hint_for(&drift, it).unwrap_or_default();
+        for (name, command) in leaves(&crate::cli::commands::command(), "") {
+            let hint = shown(Some(&command));
+            let can = ["run", "publish"].contains(&name.as_str());
+            assert_eq!(hint.contains("--override drift --reason"), can, "{name}: {hint}");
+        }
+        assert_eq!(shown(None), "");
+        assert!(drift.told().ends_with("--reason TEXT"), "{}", drift.told());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use futures::TryStreamExt;
 use crate::error::{Error, Result};
 use crate::stage::GateOptions;
 use crate::stage::ids::Place;
+use crate::stage::options::OVERRIDE_DRIFT;
 use crate::stage::plan::{EncodeTask, RunSpec, ShardPlan};
 use crate::stage::vectors::{Places, gather};
 use crate::stage::worker::{Loaded, TaskEnv, Worker};
@@ -109,13 +110,13 @@ pub fn refuse_drift(
 ) -> Result<()> {
     match drift {
         Some((cosine, compared)) if cosine < 1.0 - gates.max_drift && !overridden => {
-            Err(Error::refused(format!(
+            let refused = Error::refused(format!(
                 "drift: the tower changed under the same name: {compared} unchanged notes encoded again have a \
                  least cosine of {cosine:.6} to their stored vectors, at least {} is required; nothing was encoded. \
-                 Restore the tower, its libraries or its device, encode everything into a new root, or go on \
-                 with --override drift --reason TEXT",
+                 Restore the tower, its libraries or its device, or encode everything into a new root",
                 1.0 - gates.max_drift
-            )))
+            ));
+            Err(refused.with_hint(OVERRIDE_DRIFT))
         }
         _ => Ok(()),
     }

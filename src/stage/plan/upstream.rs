@@ -6,6 +6,7 @@ use super::envelope::Plan;
 use crate::error::{Error, Result};
 use crate::observe::format::counted;
 use crate::snapshot::{Manifest, QueryTower};
+use crate::stage::options::OVERRIDE_DRIFT;
 use crate::tower::TowerOptions;
 
 /// What a push made of the tower since the newest snapshot.
@@ -51,13 +52,13 @@ impl Moved {
         let (texts, tokens) = plan.encode.iter().fold((0, 0), |(texts, tokens), task| {
             (texts + task.shard.texts_to_encode, tokens + task.shard.tokens_to_encode)
         });
-        Err(Error::refused(format!(
-            "drift: {self}, and {} ({}) would be encoded for it; nothing was encoded. {}, or encode \
-             them at once with --override drift --reason TEXT",
+        let refused = Error::refused(format!(
+            "drift: {self}, and {} ({}) would be encoded for it; nothing was encoded. {}",
             counted(texts, "text"),
             counted(tokens, "token"),
             self.advice()
-        )))
+        ));
+        Err(refused.with_hint(OVERRIDE_DRIFT))
     }
 
     /// What a person can write into the pipeline file.

@@ -130,7 +130,9 @@ async fn a_push_leaves_what_is_published_alone_and_is_nobodys_decision() {
         assert!(said.contains(piece), "{piece}: {said}");
     }
     hub.expect(3, &["run", "p.toml", "--plan-only"]);
-    hub.expect(3, &["plan", "p.toml", "--brief"]);
+    // A command that cannot override anything names no flag for it.
+    let (_, said) = hub.expect(3, &["plan", "p.toml", "--brief"]);
+    assert!(said.contains("[next.tower]") && !said.contains("--override"), "{said}");
     let (out, _) = hub.expect(0, &["plan", "p.toml"]);
     assert!(out.contains("warning: the tower org/tower was pushed to since snapshot 1"), "{out}");
     assert_eq!((hub.newest().await.number, hub.spaces()), (1, 1));

@@ -217,7 +217,9 @@ async fn a_tower_that_changed_under_its_name_is_refused_before_it_encodes() {
     let refused = corpus.run(&root, &changed).await.unwrap();
     assert_eq!(refused.outcome, Outcome::GateRefused);
     let said = refused.warnings.join("\n");
-    assert!(said.contains("the tower changed under the same name"), "{said}");
+    for piece in ["the tower changed under the same name", "--override drift"] {
+        assert!(said.contains(piece), "no {piece:?} in {said}");
+    }
     assert_eq!(root.list("embeddings").await.unwrap(), before, "no vector of it may be kept");
     assert_eq!(newest(&root).await.number, 1);
     // A tilt below what the gate allows is arithmetic, not another tower.
