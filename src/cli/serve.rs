@@ -12,7 +12,7 @@ use super::args::{device, duration, number, place, root};
 use super::terminal::Level;
 use crate::error::Result;
 use crate::search::{SnapshotWatcher, TowerChoice, WatchOptions};
-use crate::serve::{Limits, Server, raise_descriptors};
+use crate::serve::{Bound, Limits, Server, raise_descriptors};
 use crate::tower::DeviceSpec;
 
 /// Time for what is left to do at the store once the server has stopped.
@@ -122,11 +122,13 @@ pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<()> {
         first: args.snapshot,
     };
     let uri = opened.root.uri().to_owned();
+    // A port that is taken is told before anything is loaded; clients are let in when there is something to answer with.
+    let bound = Bound::at(args.bind)?;
     let mut watcher = SnapshotWatcher::new(opened.root, options)?;
     first_look(&watcher, &uri, app).await?;
     watcher.start();
     let watcher = Arc::new(watcher);
-    let server = Server::bind(args.bind, Arc::clone(&watcher), limits(&args)).await?;
+    let server = Server::listen(bound, Arc::clone(&watcher), limits(&args))?;
     let address = server.address();
     app.console.close();
     if !address.ip().is_loopback() {

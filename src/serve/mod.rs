@@ -14,6 +14,7 @@
 //! server waiting makes room for one that does not.
 
 mod app;
+mod bound;
 mod browse;
 mod connection;
 mod filters;
@@ -26,6 +27,7 @@ mod request;
 mod search;
 mod server;
 
+pub use bound::Bound;
 pub(crate) use connection::raise_descriptors;
 pub use limits::Limits;
 pub use server::Server;

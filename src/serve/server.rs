@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::app::App;
+use super::bound::Bound;
 use super::browse;
 use super::connection::{Connections, Listener, drive};
 use super::filters::Filters;
@@ -27,7 +28,7 @@ use super::metrics::{Metrics, age};
 use super::page::Page;
 use super::refusal::Refusal;
 use super::search;
-use crate::error::{Error, ErrorKind, Result, kind_of_io};
+use crate::error::Result;
 use crate::search::SnapshotWatcher;
 
 /// Requests that may wait for a seat, for each seat.
@@ -56,16 +57,16 @@ impl Server {
         watcher: Arc<SnapshotWatcher>,
         limits: Limits,
     ) -> Result<Self> {
-        let failed = |cause: std::io::Error| {
-            let kind = match kind_of_io(&cause) {
-                ErrorKind::NotFound | ErrorKind::Transient => ErrorKind::Input,
-                kind => kind,
-            };
-            Error::new(kind, format!("cannot listen on {address}; choose another with --bind"))
-                .with_source(cause)
-        };
-        let listener = Listener::bind(address).await.map_err(failed)?;
-        let address = listener.address().map_err(failed)?;
+        Self::listen(Bound::at(address)?, watcher, limits)
+    }
+
+    /// [`Server::bind`] at an address that was bound before: clients connect from now on, and are answered once it runs.
+    ///
+    /// # Errors
+    /// As [`Server::bind`].
+    pub fn listen(bound: Bound, watcher: Arc<SnapshotWatcher>, limits: Limits) -> Result<Self> {
+        let address = bound.address();
+        let listener = bound.listen()?;
         let app = App {
             connections: Connections::new(&limits),
             hosts: Hosts::new(address.ip(), &limits.hosts),

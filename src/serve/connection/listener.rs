@@ -1,16 +1,17 @@
 //! Takes connections in, each as soon as there is a place for it.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::table::{Connections, Place};
 
 /// Pause after the system gave no connection.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Connections that the system keeps until they are taken in.
+const BACKLOG: u32 = 128;
 /// Bytes of an answer that the system holds for a client that does not take them.
 #[cfg(target_os = "linux")]
 const UNSENT: i32 = 64 << 10;
@@ -19,14 +20,11 @@ const UNSENT: i32 = 64 << 10;
 pub(in crate::serve) struct Listener(TcpListener);
 
 impl Listener {
-    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = TcpListener::bind(address).await?;
-        bound_unsent(&socket);
-        Ok(Self(socket))
-    }
-
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+    /// Listens on a socket that is bound.
+    pub fn new(socket: TcpSocket) -> io::Result<Self> {
+        let listener = socket.listen(BACKLOG)?;
+        bound_unsent(&listener);
+        Ok(Self(listener))
     }
 
     /// The next connection, with its place.

@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -116,6 +116,24 @@ async fn files_that_are_cut_short_or_written_over_do_not_disturb_the_server() {
         );
         place.says(1, "snapshot verify root --sample 0", &["snapshot repair"]);
     }
+}
+
+/// Before the snapshot is copied and opened, let alone its tower: here that would fail, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_is_told_before_anything_is_loaded() {
+    let place = Place::new();
+    let root = Root::open(place.path("root").to_str().unwrap()).unwrap();
+    let content = store_content(&root, &notes(&unit_vectors(20, 8, 5)), 1).await;
+    let manifest = publish(&root, None, content, "run 1").await;
+    for file in manifest.content.files() {
+        change(&place.path("root").join(&file.path), true);
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let line = "serve root --vectors-only --cache cache --bind";
+    let address = taken.local_addr().unwrap();
+    place.says(1, &format!("{line} {address}"), &["cannot listen on", "another with --bind"]);
+    assert!(!place.path("cache").exists(), "nothing is copied");
+    place.says(1, &format!("{line} 127.0.0.1:0"), &["is damaged"]);
 }
 
 /// A cache that cannot be used is told with both ways out; mapping in place needs none.
