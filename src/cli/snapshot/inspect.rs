@@ -223,6 +223,20 @@ fn compare(diff: &Diff, notes: Option<&NoteDiff>) -> String {
         };
         field("indexes", differ(diff.indexes_changed.len()));
         field("ids", differ(diff.ids_changed.len()));
+        field("sources", differ(diff.sources_changed.len()));
+        if !diff.canaries_changed.is_empty() {
+            field("canaries", differ(diff.canaries_changed.len()));
+        }
+    }
+    let read = |full: u32, all: u32| match full {
+        0 => "none".to_owned(),
+        full if full == all => "all".to_owned(),
+        full => format!("{full} of {all}"),
+    };
+    let [before, after] = [read(diff.read_in_full[0], a), read(diff.read_in_full[1], b)];
+    if before != after {
+        let others = "the others by corpus.mode = \"delta\", or purged since";
+        field("read in full", format!("{before} -> {after} of the shards; {others}"));
     }
     let parts = |(count, bytes): (usize, u64)| {
         format!("{} ({})", format::count(count as u64), format::bytes(bytes))
@@ -233,9 +247,13 @@ fn compare(diff: &Diff, notes: Option<&NoteDiff>) -> String {
         ("index options", diff.index_options_changed.join(", ")),
         ("new columns", diff.columns_added.join(", ")),
         ("lost columns", diff.columns_removed.join(", ")),
+        ("column order", said(diff.columns_reordered, "differs")),
         ("new towers", shorts(&diff.towers_added)),
         ("lost towers", shorts(&diff.towers_removed)),
-        ("scale", if diff.calibration_changed { "refitted".into() } else { String::new() }),
+        ("changed towers", shorts(&diff.towers_changed)),
+        ("scale", said(diff.calibration_changed, "refitted")),
+        ("corpus.sql", said(diff.sql_changed, "differs")),
+        ("corpus.types", said(diff.types_changed, "other types are recorded")),
     ];
     for (name, value) in lists {
         if !value.is_empty() {
@@ -256,6 +274,10 @@ fn compare(diff: &Diff, notes: Option<&NoteDiff>) -> String {
         }
     }
     out
+}
+
+fn said(differs: bool, how: &str) -> String {
+    if differs { how.to_owned() } else { String::new() }
 }
 
 fn shorts(digests: &[crate::types::Digest256]) -> String {

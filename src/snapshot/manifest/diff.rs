@@ -4,13 +4,13 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde::Serialize;
 
-use super::format::{Manifest, Segment, ShardContent};
+use super::format::{Content, Manifest, SOURCE_TYPES, Segment, ShardContent};
 use super::query_tower::QueryTower;
 use super::removed;
 use crate::error::{Result, ResultExt};
 use crate::snapshot::ids;
 use crate::store::{FileRef, Root};
-use crate::types::{Digest256, Hasher256};
+use crate::types::{Canary, Digest256, Hasher256};
 
 /// What two manifests say about their difference.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -31,6 +31,13 @@ pub struct Diff {
     pub indexes_changed: Vec<u32>,
     /// Shards whose ids or stored columns differ.
     pub ids_changed: Vec<u32>,
+    /// Shards that record another corpus, or none, as what they were made from.
+    pub sources_changed: Vec<u32>,
+    /// Shards of both that record the whole corpus as what they were made from. The last to change the others was a delta
+    /// (`corpus.mode = "delta"`), or a purge.
+    pub read_in_full: [u32; 2],
+    /// Shards whose index is the same, with other canary queries.
+    pub canaries_changed: Vec<u32>,
     /// Fields of the embedding space that differ; none means the spaces are equal.
     pub space_changed: Vec<String>,
     /// Fields of the index options that differ.
@@ -41,10 +48,18 @@ pub struct Diff {
     pub columns_added: Vec<String>,
     /// Stored columns that are gone.
     pub columns_removed: Vec<String>,
+    /// Whether both have the same stored columns, in another order.
+    pub columns_reordered: bool,
     /// Query towers (fingerprints) that were admitted.
     pub towers_added: Vec<Digest256>,
     /// Query towers that are no longer admitted.
     pub towers_removed: Vec<Digest256>,
+    /// Query towers that both admit, of which they record other things: where the files are, how it was adapted.
+    pub towers_changed: Vec<Digest256>,
+    /// Whether the corpus was selected by another SQL, where both record it.
+    pub sql_changed: bool,
+    /// Whether other types of the corpus are recorded (`corpus.types = "exact"`).
+    pub types_changed: bool,
     /// Embedding parts that are new, and their bytes.
     pub parts_added: (usize, u64),
     /// Embedding parts that are gone, and their bytes.
@@ -65,7 +80,15 @@ pub fn diff(from: &Manifest, to: &Manifest) -> Diff {
         pairs.filter(|(a, b)| differs(a, b)).map(|(_, b)| b.shard).collect()
     };
     // Everything that decides which vectors count, and everything that decides what is known about them.
-    let indexes = |shard: &ShardContent| live(shard, |segment| segment.index.sha256);
+    let indexes = |shard: &ShardContent| {
+        [live(shard, |segment| segment.index.sha256), live(shard, |segment| segment.sidecar.sha256)]
+    };
+    let canaries = |shard: &ShardContent| -> Vec<Vec<Canary>> {
+        shard.segments().into_iter().map(|segment| segment.canaries).collect()
+    };
+    let in_full = |content: &Content| {
+        content.shards.iter().filter(|shard| shard.source.is_some()).count() as u32
+    };
     let towers = |from: &[QueryTower], to: &[QueryTower]| -> Vec<Digest256> {
         let known: BTreeSet<_> = from.iter().map(|tower| tower.fingerprint).collect();
         to.iter().map(|tower| tower.fingerprint).filter(|f| !known.contains(f)).collect()
@@ -78,6 +101,14 @@ pub fn diff(from: &Manifest, to: &Manifest) -> Diff {
         let new: Vec<_> = to.iter().filter(|part| !known.contains(&part.path)).collect();
         (new.len(), new.iter().map(|part| part.size).sum())
     };
+    let columns_added = columns(&a.stored_columns, &b.stored_columns);
+    let columns_removed = columns(&b.stored_columns, &a.stored_columns);
+    let same_columns = columns_added.is_empty() && columns_removed.is_empty();
+    let is_other = |tower: &&QueryTower| {
+        let same = |old: &&QueryTower| old.fingerprint == tower.fingerprint;
+        a.query_towers.iter().find(same).is_some_and(|old| old != *tower)
+    };
+    let types = |manifest: &Manifest| manifest.provenance.measured.get(SOURCE_TYPES).cloned();
     Diff {
         from: from.number,
         to: to.number,
@@ -87,16 +118,23 @@ pub fn diff(from: &Manifest, to: &Manifest) -> Diff {
         shard_counts: [a.shard_count, b.shard_count],
         indexes_changed: shards(&|a, b| indexes(a) != indexes(b)),
         ids_changed: shards(&|a, b| ids_of(a) != ids_of(b)),
+        sources_changed: shards(&|a, b| a.source != b.source),
+        read_in_full: [in_full(a), in_full(b)],
+        canaries_changed: shards(&|a, b| indexes(a) == indexes(b) && canaries(a) != canaries(b)),
         space_changed: changed_fields(
             &serde_json::to_value(&a.space).unwrap_or_default(),
             &serde_json::to_value(&b.space).unwrap_or_default(),
         ),
         index_options_changed: changed_fields(&a.index.options, &b.index.options),
         calibration_changed: a.index.calibration != b.index.calibration,
-        columns_added: columns(&a.stored_columns, &b.stored_columns),
-        columns_removed: columns(&b.stored_columns, &a.stored_columns),
+        columns_reordered: same_columns && a.stored_columns != b.stored_columns,
+        columns_added,
+        columns_removed,
         towers_added: towers(&a.query_towers, &b.query_towers),
         towers_removed: towers(&b.query_towers, &a.query_towers),
+        towers_changed: b.query_towers.iter().filter(is_other).map(|it| it.fingerprint).collect(),
+        sql_changed: from.provenance.sql.zip(to.provenance.sql).is_some_and(|(a, b)| a != b),
+        types_changed: types(from) != types(to),
         parts_added: parts(&a.parts, &b.parts),
         parts_removed: parts(&b.parts, &a.parts),
         bytes: [a, b].map(|content| content.files().map(|file| file.size).sum()),

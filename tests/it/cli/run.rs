@@ -96,6 +96,26 @@ fn plan_run_and_run_again() {
     assert_eq!(place.run("snapshot show root 7").status.code(), Some(1));
 }
 
+/// The same notes, as the whole corpus and then as a delta, which upserts them: nothing but that is recorded otherwise.
+#[test]
+fn a_diff_tells_apart_what_only_the_mode_of_the_corpus_does() {
+    let place = over(40);
+    let run = "run p.toml --quiet --set index.shards=2";
+    place.expect(0, run);
+    let delta = place.json(0, &format!("{run} --json --set corpus.mode=delta"));
+    assert_eq!((encoded(&delta), &delta["outcome"]["snapshot"]), (0, &2.into()), "{delta}");
+    let diff = place.json(0, "snapshot diff root 1 2 --json");
+    let (diff, none) = (&diff["snapshots"], serde_json::json!([]));
+    assert_eq!((&diff["indexes_changed"], &diff["ids_changed"]), (&none, &none), "{diff}");
+    assert_eq!(diff["same_content"], false, "{diff}");
+    assert_ne!(diff["sources_changed"], none, "{diff}");
+    let said = ["read in full   all -> none of the shards", "corpus.mode = \"delta\""];
+    place.says(0, "snapshot diff root 1 2", &said);
+    // The whole corpus again.
+    place.expect(0, run);
+    place.says(0, "snapshot diff root 2 3", &["read in full   none -> all of the shards"]);
+}
+
 #[test]
 fn a_gate_refuses_with_3_and_an_override_is_recorded() {
     let place = over(100);

@@ -2,6 +2,7 @@
 
 mod collected;
 mod copied;
+mod differences;
 mod foreign;
 mod late;
 mod old_roots;
