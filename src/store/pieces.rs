@@ -10,8 +10,10 @@
 //! | prepared, of a run with a plan | a purge's look at it | all of it, once; then each piece, whenever it is read |
 //! | located, removed keys, ids | plan, encode, build, purge, `diff` | the bytes in memory that are then decoded ([`Root::get_file`](super::Root::get_file)) |
 //! | index, sidecar, ids | search, serve, `verify`'s canaries, the measuring of a shard that grew | the file, before it is mapped ([`Root::fetch`](super::Root::fetch), [`Root::copy`](super::Root::copy)); `search::fetch` says what is mapped where |
+//! | adapted query tower | search, serve, the next adaptation | the bytes in memory that are then loaded ([`Root::get_file`](super::Root::get_file)) |
 //! | everything that a snapshot names | `snapshot verify` | all of it (what is opened for the canaries is hashed by that) |
 //! | everything whose name ends in its hash | a purge's look at it, `snapshot repair` | all of it |
+//! | the other files of an adapted query tower | `snapshot repair` | all of it, by what snapshots and receipts say |
 //! | manifest | everybody | its content |
 //!
 //! Plans, receipts, the frozen scale and reports have no hash that anything else holds: what a receipt says of a file

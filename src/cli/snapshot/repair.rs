@@ -10,13 +10,14 @@ use crate::error::{Result, ResultExt};
 use crate::exec;
 use crate::observe::{Event, Running, Stage, format};
 use crate::snapshot::RepairReport;
+use crate::store::layout;
 
 /// Remove damaged files, so that the next run makes them again
 ///
-/// Hashes every embedding part and every file of every index, and deletes those that are not what they were written as,
-/// with the receipts that name them: restore them first if there is a backup. The next run encodes the texts of such
-/// parts, and builds such indexes, again; in delta mode that run must have corpus.mode = "full". It refuses to
-/// start while a run of this root is in progress.
+/// Hashes every embedding part and every file of every index and adapted query tower, and deletes those that are not
+/// what they were written as, with the receipts that name them: restore them first if there is a backup. A tower goes as a
+/// whole. The next run encodes the texts of such parts, builds such indexes and adapts such towers again; in delta mode
+/// that run must have corpus.mode = "full". It refuses to start while a run of this root is in progress.
 #[derive(Debug, Args)]
 pub(super) struct RepairArgs {
     /// Root URI or path, or a pipeline file.
@@ -53,8 +54,14 @@ fn describe(report: &RepairReport) -> String {
     }
     let verb = if report.dry_run { "would delete" } else { "deleted" };
     out.push_str(&format!("{} damaged\n", format::count(report.damaged.len() as u64)));
-    for key in report.damaged.iter().chain(&report.receipts) {
+    for key in report.damaged.iter().chain(&report.useless).chain(&report.receipts) {
         out.push_str(&format!("  {verb} {key}\n"));
     }
-    out + "the next run makes again what was in them\n"
+    out.push_str("the next run makes again what was in them\n");
+    if report.damaged.iter().any(|key| layout::tower_of(key).is_some()) {
+        out.push_str(
+            "it adapts the query tower again; until then the snapshots that name it take vectors, not text\n",
+        );
+    }
+    out
 }

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use futures::{StreamExt, TryStreamExt};
+use serde::Deserialize;
+use serde_json::Value;
 
 use crate::error::{self, Result};
 use crate::snapshot::manifest::Content;
-use crate::store::{Listed, Root, layout};
+use crate::store::{FileRef, Listed, Root, layout};
 
 /// Receipts and plans read at the same time.
 const READERS: usize = 32;
@@ -42,23 +44,48 @@ pub(crate) async fn strings_in(
     wanted: fn(&str) -> bool,
 ) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
-    if file.size <= MAX_JSON
-        && let Some(bytes) = error::found(root.get(&file.key).await)?
-        && let Ok(value) = serde_json::from_slice(&bytes)
-    {
+    if let Some(value) = json_of(root, file).await? {
         collect(&value, wanted, &mut found);
     }
     Ok(found)
 }
 
-fn collect(value: &serde_json::Value, wanted: fn(&str) -> bool, found: &mut BTreeSet<String>) {
+/// The files that a stored JSON object names with their hashes, as [`strings_in`] does without.
+pub(in crate::snapshot) async fn files_in(
+    root: &Root,
+    file: &Listed,
+    wanted: fn(&str) -> bool,
+) -> Result<Vec<FileRef>> {
+    let mut found = Vec::new();
+    if let Some(value) = json_of(root, file).await? {
+        collect_files(&value, wanted, &mut found);
+    }
+    Ok(found)
+}
+
+async fn json_of(root: &Root, file: &Listed) -> Result<Option<Value>> {
+    if file.size > MAX_JSON {
+        return Ok(None);
+    }
+    let bytes = error::found(root.get(&file.key).await)?;
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+fn collect(value: &Value, wanted: fn(&str) -> bool, found: &mut BTreeSet<String>) {
     match value {
-        serde_json::Value::String(text) if wanted(text) => drop(found.insert(text.clone())),
-        serde_json::Value::Array(items) => {
-            items.iter().for_each(|item| collect(item, wanted, found));
-        }
-        serde_json::Value::Object(map) => {
-            map.values().for_each(|item| collect(item, wanted, found));
+        Value::String(text) if wanted(text) => drop(found.insert(text.clone())),
+        Value::Array(items) => items.iter().for_each(|item| collect(item, wanted, found)),
+        Value::Object(map) => map.values().for_each(|item| collect(item, wanted, found)),
+        _ => {}
+    }
+}
+
+fn collect_files(value: &Value, wanted: fn(&str) -> bool, found: &mut Vec<FileRef>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| collect_files(item, wanted, found)),
+        Value::Object(map) => {
+            map.values().for_each(|item| collect_files(item, wanted, found));
+            found.extend(FileRef::deserialize(value).ok().filter(|file| wanted(&file.path)));
         }
         _ => {}
     }

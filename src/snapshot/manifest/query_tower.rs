@@ -91,9 +91,21 @@ impl Adapted {
                 }
             };
             let path = copy.path().join(name);
-            let bytes = root.get_file(file).await?;
+            let bytes = root.get_file(file).await.map_err(|error| match error.kind() {
+                ErrorKind::NotFound => missing(root, file),
+                _ => error,
+            })?;
             std::fs::write(&path, bytes).map_err(|cause| not_written(&path, cause))?;
         }
         Ok(Laid(copy))
     }
+}
+
+/// As `snapshot repair` leaves it.
+fn missing(root: &Root, file: &FileRef) -> Error {
+    Error::not_found(format!(
+        "{} is missing in {}: restore it, or run the pipeline, which adapts the query tower again",
+        file.path,
+        root.uri()
+    ))
 }

@@ -137,10 +137,10 @@ async fn close(root: &Root, objects: &[Listed], holders: &mut Holders) -> Result
         let runs: BTreeSet<String> =
             holders.doomed.iter().filter_map(|key| prepared_for(key)).collect();
         // A tower that read one of the notes is deleted as a whole.
-        let towers: BTreeSet<String> =
-            holders.doomed.iter().filter_map(|key| tower_of(key)).map(str::to_owned).collect();
+        let towers = holders.doomed.iter().filter_map(|key| layout::tower_of(key));
+        let towers: BTreeSet<String> = towers.map(str::to_owned).collect();
         for object in objects {
-            if tower_of(&object.key).is_some_and(|tower| towers.contains(tower))
+            if layout::tower_of(&object.key).is_some_and(|tower| towers.contains(tower))
                 && !holders.doomed.contains(&object.key)
             {
                 changed |= holders.doom(&object.key, "of a query tower that read one of the notes");
@@ -170,14 +170,6 @@ fn twin(key: &str) -> Option<String> {
     match layout::parse(key)? {
         Key::Report { run, name } => Some(layout::report_page(&run, name)),
         Key::ReportPage { run, name } => Some(layout::report(&run, name)),
-        _ => None,
-    }
-}
-
-/// The adapted query tower that `key` is a file of.
-fn tower_of(key: &str) -> Option<&str> {
-    match layout::folder(key)? {
-        Folder::Towers(tower) if !layout::is_receipt(key) => Some(tower),
         _ => None,
     }
 }

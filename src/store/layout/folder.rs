@@ -53,8 +53,22 @@ pub fn hash_in_name(key: &str) -> Option<String> {
     match parse(key)? {
         Key::Part { hash, .. } | Key::Index { hash, .. } | Key::Sidecar { hash, .. } => Some(hash),
         Key::Ids { ids: hash, .. } | Key::Removed { removed: hash, .. } => Some(hash),
+        Key::TowerTexts { hash, .. } => Some(hash),
         _ => None,
     }
+}
+
+/// The adapted query tower that `key` is a file of.
+pub fn tower_of(key: &str) -> Option<&str> {
+    let Some(Folder::Towers(tower)) = folder(key) else { return None };
+    let is_its_own = matches!(
+        parse(key)?,
+        Key::TowerWeights { .. }
+            | Key::TowerConfig { .. }
+            | Key::TowerTokenizer { .. }
+            | Key::TowerTexts { .. }
+    );
+    is_its_own.then_some(tower)
 }
 
 /// A folder at the top of the root, with what the folder below it is named after.

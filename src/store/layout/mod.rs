@@ -8,7 +8,7 @@ pub use folder::{
     Folder, LEASES, SIGNATURES, SNAPSHOTS, TOPS, embeddings_dir, executor_statuses, folder,
     hash_in_name, indexes_dir, is_file, is_json, is_receipt, makes, manifest_number,
     manifest_numbers_in, parts_dir, prepared_dir, root_around, run_of, snapshot_of, staged,
-    staged_for, tower_dir,
+    staged_for, tower_dir, tower_of,
 };
 pub use keys::{
     Key, LeaseKind, ReportName, adapt_receipt, beat, build_receipt, calibration, checked_receipt,

@@ -371,6 +371,25 @@ fn a_purge_takes_the_tower_that_read_the_note() {
 }
 
 #[test]
+fn a_damaged_tower_is_taken_out_and_adapted_again() {
+    let place = Place::new();
+    place.run();
+    let adapted = place.tower();
+    let weights = format!("towers/{}/model.safetensors", &fingerprint(&adapted)[..16]);
+    std::fs::write(place.path().join("root").join(&weights), "other").unwrap();
+    let (_, said) = expect(place.path(), 1, "snapshot verify root");
+    assert!(said.contains(&weights) && said.contains("snapshot repair"), "{said}");
+    let (said, _) = expect(place.path(), 0, "snapshot repair root");
+    assert!(said.contains(&weights) && said.contains("adapts the query tower again"), "{said}");
+    assert!(place.towers().is_empty(), "{:?}", place.towers());
+    let (_, said) = expect(place.path(), 1, "search root hello");
+    assert!(said.contains("adapts the query tower again"), "{said}");
+    assert_eq!(outcome(&place.run()), "adapted");
+    assert_eq!(place.tower(), adapted);
+    expect(place.path(), 0, "snapshot verify root");
+}
+
+#[test]
 fn a_copy_of_the_snapshot_has_the_adapted_tower() {
     let place = Place::new();
     place.run();

@@ -260,7 +260,7 @@ async fn another_tower_a_rollback_and_a_purge_are_respected() {
 }
 
 /// Twenty notes but note 7, and a query tower that read note 7 while it was there.
-async fn with_tower(root: &Root) -> Content {
+pub(super) async fn with_tower(root: &Root) -> Content {
     let mut corpus = notes(&unit_vectors(20, 8, 4));
     corpus.retain(|chunk| chunk.note != NoteId::Int(7));
     let mut content = store_content(root, &corpus, 1).await;

@@ -6,6 +6,7 @@ mod differences;
 mod foreign;
 mod late;
 mod old_roots;
+mod repaired;
 mod signed;
 
 use std::collections::BTreeSet;
