@@ -1,10 +1,15 @@
 //! Repair of adapted query towers: their files are not named by their hash.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
+use scalingnote::error::ErrorKind;
+use scalingnote::observe::Silent;
 use scalingnote::snapshot::{self, Content, RepairReport};
+use scalingnote::stage::{self, PurgeRequest};
 use scalingnote::store::{FileRef, Root, layout};
-use scalingnote::types::Cancel;
+use scalingnote::types::{Cancel, NoteId};
 
 use super::copied::with_tower;
 use crate::fixture::support::{keys, publish};
@@ -79,4 +84,26 @@ async fn a_tower_is_known_from_a_receipt_and_condemned_by_none_alone() {
     files[0].sha256 = files[1].sha256;
     put_receipt(&root, &files).await;
     assert!(repair(&root, true).await.damaged.is_empty());
+}
+
+/// The tower read note 8. Nobody can say so of a damaged list, so that its weights would stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_believes_no_damaged_list_of_what_a_tower_read() {
+    let root = Root::in_memory();
+    let content = with_tower(&root).await;
+    let files = files_of_tower(&content);
+    publish(&root, None, content, "day 1").await;
+    let list = files.iter().find(|file| file.path.ends_with(".texts.json")).unwrap();
+    damage(&root, &list.path).await;
+    let request = PurgeRequest {
+        root: &root,
+        notes: &[NoteId::Int(8)],
+        dry_run: false,
+        reporter: Arc::new(Silent),
+        cancel: Cancel::new(),
+    };
+    let error = stage::purge(request).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    let said = error.to_string();
+    assert!(said.contains(&list.path) && said.contains("snapshot repair"), "{said}");
 }
