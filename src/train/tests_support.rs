@@ -6,10 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor};
 
-use super::contrast::{Method, QuerySide, Side, TrainData, TrainOptions};
-use super::model::LoraOptions;
+use super::contrast::{Side, TrainData, TrainOptions};
 use super::model::decoder::{Decoder, Precision, Trainable};
-use super::options::ValidationOptions;
 use super::tensors::read_backs;
 use crate::dataset::{Pair, PairSet, PairSource, SplitMix64};
 use crate::error::Result;
@@ -106,29 +104,15 @@ impl WeightSource for RandomWeights {
 }
 
 pub(super) fn tiny_options() -> TrainOptions {
-    TrainOptions {
-        tower: TowerOptions {
-            max_tokens: Some(16),
-            ..TowerOptions::new("tiny", Pooling::LastToken)
-        },
-        query: QuerySide { max_tokens: 16, ..QuerySide::default() },
-        pairs: Vec::new(),
-        texts: Vec::new(),
-        teacher: None,
-        loss: Default::default(),
-        judged: Vec::new(),
-        validation: ValidationOptions { pairs: 6, every: 4, ..Default::default() },
-        method: Method::Lora(LoraOptions { rank: 4, alpha: 8.0, ..LoraOptions::default() }),
-        optimizer: Default::default(),
-        batch_pairs: 8,
-        hard_negatives: 0,
-        temperature: 0.1,
-        order: Default::default(),
-        steps: Some(12),
-        activation_tokens: 4096,
-        seed: 11,
-        checkpoint_seconds: 3600,
-    }
+    let tower =
+        TowerOptions { max_tokens: Some(16), ..TowerOptions::new("tiny", Pooling::LastToken) };
+    let options = serde_json::json!({
+        "tower": tower, "query": { "max_tokens": 16 }, "pairs": [],
+        "validation": { "pairs": 6, "every": 4 },
+        "method": { "kind": "lora", "rank": 4, "alpha": 8.0 },
+        "batch_pairs": 8, "temperature": 0.1, "steps": 12, "seed": 11, "checkpoint_seconds": 3600,
+    });
+    serde_json::from_value(options).unwrap()
 }
 
 /// 60 pairs: a document holds the letters of its query and others.
@@ -195,6 +179,7 @@ pub(super) fn tiny_bert(dir: &Path) {
         "hidden_act": "gelu", "hidden_dropout_prob": 0.0, "type_vocab_size": 2,
         "initializer_range": 0.02, "pad_token_id": 0, "model_type": "bert",
     });
+    std::fs::create_dir_all(dir).unwrap();
     std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
     let mut tensors = HashMap::new();
     let mut add = |name: String, shape: &[usize]| {
@@ -237,6 +222,7 @@ pub(super) fn write_llm(config: &DecoderConfig, dir: &Path) {
     let (decoder, vars) =
         Decoder::load(config, &RandomWeights, &tower, all, Precision::F32, &cpu).unwrap();
     let text = decoder.hugging_face_config().to_string();
+    std::fs::create_dir_all(dir).unwrap();
     std::fs::write(dir.join("config.json"), text).unwrap();
     let tensors = vars.into_iter().map(|(name, var)| (name, var.into_inner())).collect();
     candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();

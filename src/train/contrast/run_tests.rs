@@ -25,7 +25,7 @@ use crate::train::options::Schedule;
 use crate::train::tests_support::{
     ReadBacks, pairs_file, silent, tensors, tiny_bert, tiny_config, tiny_data, tiny_options,
 };
-use crate::types::{Arithmetic, Cancel, Embeddings, Pooling};
+use crate::types::{Cancel, Embeddings, Pooling};
 
 #[test]
 fn a_run_with_a_constant_rate_goes_on_and_another_does_not() {
@@ -203,17 +203,11 @@ fn a_cut_above_the_dimensions_is_refused() {
 }
 
 fn encoder(path: &Path) -> StudentOptions {
-    StudentOptions::Bert {
-        path: path.to_owned(),
-        tokenizer: None,
-        layers: Some(2),
-        max_tokens: 20,
-        train_embeddings: true,
-        keep_case: false,
-        fit_queries: 40,
-        refit_queries: 0,
-        arithmetic: Arithmetic::F32,
-    }
+    let encoder = serde_json::json!({
+        "kind": "bert", "path": path, "layers": 2, "max_tokens": 20, "train_embeddings": true,
+        "fit_queries": 40,
+    });
+    serde_json::from_value(encoder).unwrap()
 }
 
 #[test]
@@ -248,8 +242,6 @@ fn gradients_reach_an_encoder_on_the_query_side() {
 async fn an_encoder_is_trained_jointly_as_query_tower() {
     let dir = tempfile::tempdir().unwrap();
     let (llm, bert) = (dir.path().join("llm"), dir.path().join("bert"));
-    std::fs::create_dir(&llm).unwrap();
-    std::fs::create_dir(&bert).unwrap();
     let mut options = tiny_options();
     folder(&model(&tiny_config("llama"), &options).0, &llm);
     tiny_bert(&bert);

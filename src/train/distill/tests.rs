@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use serde_json::{Value, json};
+
 use super::{DistillOptions, PackOptions, Teacher, distill, pack_student};
 use crate::dataset::SplitMix64;
 use crate::error::ErrorKind;
 use crate::observe::Reporter;
 use crate::tower::{DeviceSpec, Tower, TowerOptions};
 use crate::train::model::StudentOptions;
-use crate::train::options::{OptimizerOptions, ValidationOptions};
 use crate::train::tests_support::{ReadBacks, silent, tiny_bert, tiny_config, write_llm};
 use crate::types::{Cancel, EmbeddingSpace, Embeddings, Pooling};
 
@@ -32,6 +33,30 @@ fn teacher(texts: &[String]) -> Embeddings {
     all
 }
 
+/// Options of a student, with a teacher of this name.
+fn options(teacher: &str, student: Value, changes: Value) -> DistillOptions {
+    let mut options = json!({
+        "teacher": TowerOptions::new(teacher, Pooling::LastToken), "pairs": [], "student": student,
+        "batch": 16, "seed": 5, "score_weight": 1.0, "validation": { "pairs": 20, "every": 20 },
+    });
+    options.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    serde_json::from_value(options).unwrap()
+}
+
+/// The vectors that a tower gives these texts.
+fn encoded(tower: &Tower, texts: &[String]) -> Embeddings {
+    let ids: Vec<Vec<u32>> =
+        texts.iter().map(|text| tower.tokenizer().tokenize(text).unwrap().ids).collect();
+    let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+    tower.load(&DeviceSpec::Cpu { threads: 1 }).unwrap().encode(&ids).unwrap()
+}
+
+/// How near unit vectors are to others, on average.
+fn mean_cosine(found: &Embeddings, others: &Embeddings) -> f32 {
+    let cosines = found.rows().zip(others.rows()).map(|(a, b)| crate::kernel::dot(a, b));
+    cosines.sum::<f32>() / found.len() as f32
+}
+
 async fn space(tower: &TowerOptions, reporter: &Arc<dyn Reporter>) -> EmbeddingSpace {
     let tower = Tower::resolve(tower, Path::new("."), reporter).await.unwrap();
     tower.space(crate::types::Digest256::of(b""))
@@ -43,32 +68,12 @@ async fn a_student_learns_resumes_and_can_be_opened() {
     tiny_bert(dir.path());
     let texts = texts();
     let teacher = teacher(&texts);
-    let options = DistillOptions {
-        teacher: TowerOptions::new("fake:6", Pooling::LastToken),
-        pairs: Vec::new(),
-        student: StudentOptions::Bert {
-            path: ".".into(),
-            tokenizer: None,
-            layers: Some(2),
-            max_tokens: 20,
-            arithmetic: crate::types::Arithmetic::F32,
-            train_embeddings: true,
-            keep_case: false,
-            fit_queries: 0,
-            refit_queries: 0,
-        },
-        mse_weight: 1.0,
-        cosine_weight: 1.0,
-        score_weight: 1.0,
-        score_temperature: 0.05,
-        optimizer: OptimizerOptions { learning_rate: 3e-3, ..OptimizerOptions::default() },
-        batch: 16,
-        steps: Some(80),
-        validation: ValidationOptions { pairs: 20, every: 20, ..Default::default() },
-        seed: 5,
-        checkpoint_seconds: Some(3600),
-        limit: None,
-    };
+    let student = json!({
+        "kind": "bert", "path": ".", "layers": 2, "max_tokens": 20, "train_embeddings": true,
+        "fit_queries": 0,
+    });
+    let changes = json!({ "optimizer": { "learning_rate": 3e-3 }, "steps": 80 });
+    let options = options("fake:6", student, changes);
     let reporter = silent();
     let (one, two) = (dir.path().join("one"), dir.path().join("two"));
     let space = space(&options.teacher, &reporter).await;
@@ -115,17 +120,7 @@ async fn a_student_learns_resumes_and_can_be_opened() {
         TowerOptions { max_tokens: Some(20), ..TowerOptions::new(student, Pooling::Mean) };
     let tower = Tower::resolve(&student, dir.path(), &reporter).await.unwrap();
     assert_eq!(tower.teacher(), Some(&space));
-    let ids: Vec<Vec<u32>> =
-        texts.iter().map(|text| tower.tokenizer().tokenize(text).unwrap().ids).collect();
-    let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-    let mut encoder = tower.load(&DeviceSpec::Cpu { threads: 1 }).unwrap();
-    let vectors = encoder.encode(&ids).unwrap();
-    let cosine: f32 = vectors
-        .rows()
-        .zip(teacher.rows())
-        .map(|(a, b)| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>())
-        .sum::<f32>()
-        / texts.len() as f32;
+    let cosine = mean_cosine(&encoded(&tower, &texts), &teacher);
     assert!(cosine > 0.9, "{cosine}");
     let wrong = Embeddings::from_vec(6, vec![0.0; 6]).unwrap();
     assert_eq!(run(&two, &Cancel::new(), &wrong).await.unwrap_err().kind(), ErrorKind::Input);
@@ -136,25 +131,20 @@ async fn a_student_learns_resumes_and_can_be_opened() {
 async fn a_step_reads_back_once() {
     let dir = tempfile::tempdir().unwrap();
     let (bert, llm) = (dir.path().join("bert"), dir.path().join("llm"));
-    std::fs::create_dir(&bert).unwrap();
-    std::fs::create_dir(&llm).unwrap();
     tiny_bert(&bert);
     write_llm(&tiny_config("llama"), &llm);
     let tower = TowerOptions { max_tokens: Some(20), ..TowerOptions::new("llm", Pooling::Mean) };
     let texts = texts();
     let vectors = teacher(&texts);
     for (at, student) in [
-        serde_json::json!({ "kind": "bert", "path": "bert", "max_tokens": 20 }),
-        serde_json::json!({ "kind": "decoder", "layers": 1, "tower": tower }),
+        json!({ "kind": "bert", "path": "bert", "max_tokens": 20 }),
+        json!({ "kind": "decoder", "layers": 1, "tower": tower }),
     ]
     .into_iter()
     .enumerate()
     {
-        let options = serde_json::json!({
-            "teacher": TowerOptions::new("fake:6", Pooling::LastToken), "pairs": [], "student": student,
-            "batch": 16, "steps": 5, "score_weight": 1.0, "validation": { "pairs": 0 },
-        });
-        let options: DistillOptions = serde_json::from_value(options).unwrap();
+        let changes = json!({ "steps": 5, "validation": { "pairs": 0 } });
+        let options = options("fake:6", student, changes);
         let space = space(&options.teacher, &silent()).await;
         let teacher = Teacher { vectors: &vectors, documents: None, space: &space };
         let counts = Arc::new(ReadBacks::default());
@@ -172,24 +162,17 @@ async fn a_cut_decoder_learns_by_lora() {
     let dir = tempfile::tempdir().unwrap();
     write_llm(&tiny_config("llama"), dir.path());
     let tower = TowerOptions { max_tokens: Some(20), ..TowerOptions::new(".", Pooling::Mean) };
-    let student = serde_json::json!({
+    let student = json!({
         "kind": "decoder", "layers": 1, "tower": tower, "lora": { "rank": 8, "alpha": 16.0 },
     });
-    let options = serde_json::json!({
-        "teacher": TowerOptions::new("fake:32", Pooling::LastToken), "pairs": [], "student": student,
-        "batch": 16, "steps": 60, "seed": 5, "score_weight": 1.0,
-        "optimizer": { "learning_rate": 1e-2 }, "validation": { "pairs": 20, "every": 20 },
-    });
-    let options: DistillOptions = serde_json::from_value(options).unwrap();
+    let changes = json!({ "steps": 60, "optimizer": { "learning_rate": 1e-2 } });
+    let options = options("fake:32", student, changes);
     let texts = texts();
     let reporter = silent();
     let space = space(&options.teacher, &reporter).await;
     // The teacher is the same LLM with both its layers.
     let whole = Tower::resolve(&tower, dir.path(), &reporter).await.unwrap();
-    let ids: Vec<Vec<u32>> =
-        texts.iter().map(|text| whole.tokenizer().tokenize(text).unwrap().ids).collect();
-    let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-    let vectors = whole.load(&DeviceSpec::Cpu { threads: 1 }).unwrap().encode(&ids).unwrap();
+    let vectors = encoded(&whole, &texts);
     let teacher = Teacher { vectors: &vectors, documents: None, space: &space };
     let out = dir.path().join("out");
     let report = distill(&texts, &teacher, &options, dir.path(), &out, &reporter, &Cancel::new())
@@ -203,9 +186,7 @@ async fn a_cut_decoder_learns_by_lora() {
     let student = TowerOptions { layers: Some(1), adapter: Some(adapter), ..tower };
     let student = Tower::resolve(&student, dir.path(), &reporter).await.unwrap();
     assert_eq!(student.teacher(), Some(&space));
-    let found = student.load(&DeviceSpec::Cpu { threads: 1 }).unwrap().encode(&ids).unwrap();
-    let cosines = found.rows().zip(vectors.rows()).map(|(a, b)| crate::kernel::dot(a, b));
-    let mean = cosines.sum::<f32>() / texts.len() as f32;
+    let mean = mean_cosine(&encoded(&student, &texts), &vectors);
     assert!(mean > first.accuracy, "{mean} was {}", first.accuracy);
 }
 
@@ -218,29 +199,25 @@ async fn a_cut_decoder_is_projected_to_the_teachers_dimensions() {
     let tower = TowerOptions { max_tokens: Some(20), ..TowerOptions::new(".", Pooling::Mean) };
     let (texts, reporter) = (texts(), silent());
     let vectors = teacher(&texts);
-    let run = async |changes: serde_json::Value, steps: u64, out: &str| {
-        let mut student = serde_json::json!({ "kind": "decoder", "layers": 1, "tower": tower });
+    let run = async |changes: Value, steps: u64, out: &str| {
+        let mut student = json!({ "kind": "decoder", "layers": 1, "tower": tower });
         student.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
-        let options = serde_json::json!({
-            "teacher": TowerOptions::new("fake:6", Pooling::LastToken), "pairs": [], "student": student,
-            "batch": 16, "steps": steps, "seed": 5, "score_weight": 1.0,
-            "optimizer": { "learning_rate": 3e-3 }, "validation": { "pairs": 20, "every": 20 },
-        });
-        let options: DistillOptions = serde_json::from_value(options).unwrap();
+        let changes = json!({ "steps": steps, "optimizer": { "learning_rate": 3e-3 } });
+        let options = options("fake:6", student, changes);
         let space = space(&options.teacher, &reporter).await;
         let teacher = Teacher { vectors: &vectors, documents: None, space: &space };
         let (out, cancel) = (dir.path().join(out), Cancel::new());
         let report = distill(&texts, &teacher, &options, dir.path(), &out, &reporter, &cancel);
         (report.await, space)
     };
-    let drawn = run(serde_json::json!({ "fit_queries": 0 }), 1, "drawn").await.0.unwrap();
-    let (report, space) = run(serde_json::json!({}), 60, "out").await;
+    let drawn = run(json!({ "fit_queries": 0 }), 1, "drawn").await.0.unwrap();
+    let (report, space) = run(json!({}), 60, "out").await;
     let report = report.unwrap();
     let (first, last) = (&report.validation[0], report.validation.last().unwrap());
     assert!(first.accuracy > drawn.validation[0].accuracy + 0.3, "{first:?} {drawn:?}");
     assert!(last.accuracy > 0.9 && last.loss < 0.8 * first.loss, "{first:?} {last:?}");
     // An adapter has no place for it.
-    let lora = serde_json::json!({ "lora": { "rank": 8, "alpha": 16.0 } });
+    let lora = json!({ "lora": { "rank": 8, "alpha": 16.0 } });
     let refused = run(lora, 1, "lora").await.0.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Config);
     assert!(refused.to_string().contains("take student.lora away"), "{refused}");
@@ -248,29 +225,23 @@ async fn a_cut_decoder_is_projected_to_the_teachers_dimensions() {
     let model = dir.path().join("out/student");
     std::fs::copy(dir.path().join("tokenizer.json"), model.join("tokenizer.json")).unwrap();
     // Its own pooling is said in its files.
-    let student = serde_json::json!({ "model": model, "defaults": "model", "max_tokens": 20 });
+    let student = json!({ "model": model, "defaults": "model", "max_tokens": 20 });
     let student: TowerOptions = serde_json::from_value(student).unwrap();
     let student = Tower::resolve(&student, dir.path(), &reporter).await.unwrap();
     assert_eq!((student.dimensions(), student.teacher()), (6, Some(&space)));
-    let ids: Vec<Vec<u32>> =
-        texts.iter().map(|text| student.tokenizer().tokenize(text).unwrap().ids).collect();
-    let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-    let found = student.load(&DeviceSpec::Cpu { threads: 1 }).unwrap().encode(&ids).unwrap();
-    let cosines = found.rows().zip(vectors.rows()).map(|(a, b)| crate::kernel::dot(a, b));
-    let mean = cosines.sum::<f32>() / texts.len() as f32;
+    let found = encoded(&student, &texts);
+    let mean = mean_cosine(&found, &vectors);
     assert!(mean > 0.9, "{mean}");
 
     let tokenizer = model.join("tokenizer.json");
     let packed = dir.path().join("packed");
     pack_student(&model, &packed, &PackOptions::default(), None, &tokenizer).unwrap();
-    let packed = serde_json::json!({
+    let packed = json!({
         "model": packed, "tokenizer": tokenizer, "defaults": "model", "max_tokens": 20
     });
     let packed: TowerOptions = serde_json::from_value(packed).unwrap();
     let packed = Tower::resolve(&packed, dir.path(), &reporter).await.unwrap();
-    let near = packed.load(&DeviceSpec::Cpu { threads: 1 }).unwrap().encode(&ids).unwrap();
-    let cosines = near.rows().zip(found.rows()).map(|(a, b)| crate::kernel::dot(a, b));
-    assert!(cosines.sum::<f32>() / texts.len() as f32 > 0.98);
+    assert!(mean_cosine(&encoded(&packed, &texts), &found) > 0.98);
 
     // Nothing is read or written beside the two folders.
     std::fs::write(model.join("modules.json"), r#"[{"path": "../elsewhere"}]"#).unwrap();
