@@ -10,7 +10,8 @@ use super::app::App;
 use super::args::{environment, place, pooling};
 use crate::config::{self, Choices, Place, Proposal, Resolved};
 use crate::corpus::{
-    self, ColumnShape, CorpusOptions, Look, LookRequest, TableFormat, TableOptions, TableSample,
+    self, ColumnShape, CorpusInput, CorpusOptions, Look, LookRequest, TableFormat, TableOptions,
+    TableSample,
 };
 use crate::error::{Error, ErrorKind, Result, ResultExt, not_written};
 use crate::exec::{self, RunContext};
@@ -348,15 +349,9 @@ async fn first_text(resolved: &Resolved, app: &App) -> Result<Look> {
     let pipeline = &resolved.pipeline;
     // Rows that are rejected stop a run, and not what is said of them.
     let options = CorpusOptions { max_rejected: u64::MAX, ..pipeline.corpus.clone() };
-    let request = LookRequest {
-        options: &options,
-        base_dir: &pipeline.base_dir,
-        storage: &pipeline.storage,
-        chunker: None,
-        earlier: None,
-        reporter: &app.reporter,
-        cancel: &app.cancel,
-    };
+    let read = pipeline.corpus_input(&app.reporter, &app.cancel);
+    let input = CorpusInput { options: &options, ..read };
+    let request = LookRequest { input, chunker: None, earlier: None };
     corpus::look(request, corpus::Wanted::Rows(FIRST_ROWS)).await
 }
 

@@ -1,6 +1,7 @@
 //! The typed configuration: one struct composed of every stage's options.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,12 +10,14 @@ use super::next::NextOptions;
 use super::origin::Origins;
 use super::query::QueryOptions;
 use super::version::PipelineVersion;
-use crate::corpus::{CorpusOptions, refuse_tables_in_root};
+use crate::corpus::{CorpusInput, CorpusOptions, refuse_tables_in_root};
 use crate::error::{Error, Result};
+use crate::observe::Reporter;
 use crate::snapshot::Retention;
 use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, EvaluationOptions, GateOptions};
 use crate::store::{Keys, Root, StorageOptions};
 use crate::tower::{DeviceSpec, TowerOptions};
+use crate::types::Cancel;
 
 /// A whole pipeline: notes in, published snapshot out. Made by [`crate::config::resolve`].
 ///
@@ -99,6 +102,16 @@ impl Pipeline {
     pub(crate) async fn refuse_tables_in(&self, root: &Root) -> Result<()> {
         let Self { corpus, base_dir, storage, .. } = self;
         self.origins.placed(refuse_tables_in_root(corpus, base_dir, storage, root).await)
+    }
+
+    /// The corpus, and what it is read with.
+    pub(crate) fn corpus_input<'a>(
+        &'a self,
+        reporter: &'a Arc<dyn Reporter>,
+        cancel: &'a Cancel,
+    ) -> CorpusInput<'a> {
+        let Self { corpus: options, base_dir, storage, .. } = self;
+        CorpusInput { options, base_dir, storage, reporter, cancel }
     }
 
     /// The tower that encodes queries: the query tower if there is one, else the document tower

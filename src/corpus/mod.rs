@@ -56,7 +56,7 @@ pub use outcome::{
 };
 pub use pairs::read_pairs;
 pub use prepare::{
-    Chunker, DigestRow, Earlier, Exclude, FeedRequest, KnownText, Look, LookRequest,
+    Chunker, CorpusInput, DigestRow, Earlier, Exclude, FeedRequest, KnownText, Look, LookRequest,
     PrepareRequest, PreparedReader, RESERVED_COLUMNS, SMALL_CORPUS, ShardDigest, SharedCorpus,
     Sharing, Wanted, check, check_template_length, clear_shares, gather_shards, look, prepare,
     prepared_schema, prepared_shares, read_shares, share,

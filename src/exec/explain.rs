@@ -12,7 +12,7 @@ use crate::observe::Reporter;
 use crate::report::RunReport;
 use crate::search::{QueryEncoder, Snapshot};
 use crate::snapshot::{self, Manifest, ids, removed};
-use crate::stage::{LookedAt, look_at_note};
+use crate::stage::look_at_note;
 use crate::store::Root;
 use crate::store::layout::{self, ReportName};
 use crate::tower::{DeviceSpec, Tower};
@@ -207,18 +207,9 @@ async fn in_corpus(
             None => None,
             Some(_) => Tower::resolve_here(&pipeline.tower, base_dir, request.reporter).await?,
         };
-        look_at_note(LookedAt {
-            corpus: &pipeline.corpus,
-            storage: &pipeline.storage,
-            base_dir,
-            chunking: tower.as_ref().zip(pipeline.chunking),
-            root: request.root,
-            parent: manifest,
-            note: request.note,
-            reporter: request.reporter,
-            cancel: request.cancel,
-        })
-        .await
+        let input = pipeline.corpus_input(request.reporter, request.cancel);
+        let chunking = tower.as_ref().zip(pipeline.chunking);
+        look_at_note(input, chunking, (request.root, manifest), request.note).await
     };
     let look: Look = match pipeline.origins.placed(looking.await) {
         Ok(look) => look,

@@ -45,10 +45,10 @@ pub use inputs::Inputs;
 pub(crate) use lengths::length_bucket;
 pub use options::{AdaptOptions, BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 pub use plan::{
-    AdaptRequest, AdaptTask, Backfill, BuildTask, CalibrateTask, CheckedCorpus, EncodeTask,
-    Envelope, LookedAt, Moved, NoteChanges, NotesRequest, PLAN_VERSION, ParentIndex, ParentShard,
-    PartsSummary, Plan, PlanRequest, Planned, RunSpec, SHARES_VERSION, ShardPlan, SharesPlan,
-    SharesPlanned, absolute_tower, check_corpus, discard_prepared, look_at_note, plan, plan_shares,
+    AdaptRequest, AdaptTask, Backfill, BuildTask, CalibrateTask, EncodeTask, Envelope, Moved,
+    NoteChanges, NotesRequest, PLAN_VERSION, ParentIndex, ParentShard, PartsSummary, Plan,
+    PlanRequest, Planned, RunSpec, SHARES_VERSION, ShardPlan, SharesPlan, SharesPlanned,
+    absolute_tower, check_corpus, discard_prepared, look_at_note, plan, plan_shares,
     resolved_tower,
 };
 pub use publish::{Override, PublishRequest, Published, Verdicts, publish, refuse_other_tower};

@@ -5,9 +5,9 @@ use datafusion::prelude::SessionContext;
 use super::contract::Contract;
 use super::look::LookRequest;
 use super::note_ids::WantedIds;
-use super::open::{Opening, planned, registered};
+use super::open::{planned, registered};
 use super::template::NoteTemplate;
-use crate::corpus::options::{TableOptions, TypeRule};
+use crate::corpus::options::TypeRule;
 use crate::corpus::session::{Depth, physical_plan, sql_error};
 use crate::corpus::source::tables::Tables;
 use crate::error::{Error, ErrorKind, Result, shielded_async};
@@ -20,24 +20,11 @@ use crate::error::{Error, ErrorKind, Result, shielded_async};
 /// # Errors
 /// What would stop a run before it reads the rows, as [`super::prepare`].
 pub async fn check(request: LookRequest<'_>, is_sure: bool) -> Result<Option<Error>> {
-    let uris = || request.options.tables.iter().map(TableOptions::shown_uri).collect::<Vec<_>>();
-    let what = || format!("a file of the corpus ({})", uris().join(", "));
-    let opening = Opening {
-        options: request.options,
-        base_dir: request.base_dir,
-        storage: request.storage,
-        root: None,
-        earlier: request.earlier.as_ref(),
-        feed: None,
-        pinned: None,
-        depth: Depth::Start,
-        reporter: request.reporter,
-        cancel: request.cancel,
-    };
+    let opening = request.opening(Depth::Start);
     let (context, mut tables, template) = Box::pin(registered(opening)).await?;
     let checking = checked(&request, (&context, &template), &mut tables, is_sure);
-    let checking = request.cancel.unless_stopped(checking);
-    shielded_async(ErrorKind::Input, what, checking).await
+    let checking = request.input.cancel.unless_stopped(checking);
+    shielded_async(ErrorKind::Input, || request.input.a_file(), checking).await
 }
 
 async fn checked(
@@ -65,7 +52,7 @@ async fn agrees(
     tables: &mut Tables,
     fully: bool,
 ) -> Result<()> {
-    let options = request.options;
+    let options = request.input.options;
     let wrong_sql = |cause| sql_error(cause, &options.tables);
     let exact = options.types == TypeRule::Exact;
     let earlier = request.earlier.as_ref().filter(|_| exact);

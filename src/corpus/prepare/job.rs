@@ -15,7 +15,7 @@ use super::changes::{self, FeedRequest};
 use super::contract::Contract;
 use super::gather::{Gathered, Gatherer, sorted};
 use super::note_ids::WantedIds;
-use super::open::{Earlier, Opened, Opening, open, too_many};
+use super::open::{CorpusInput, Earlier, Opened, Opening, open, too_many};
 use super::origin::Origin;
 use super::render::{Chunker, Exclude, KnownText, Renderer};
 use super::schema::prepared_schema;
@@ -151,18 +151,15 @@ async fn prepare_once(request: &PrepareRequest<'_>) -> Result<PrepareOutcome> {
 
 /// As a request asks for it, of whole files.
 pub(super) fn opening<'a>(request: &'a PrepareRequest<'_>) -> Opening<'a> {
-    Opening {
+    let input = CorpusInput {
         options: request.options,
         base_dir: request.base_dir,
         storage: request.storage,
-        root: Some(request.root),
-        earlier: request.earlier.as_ref(),
-        feed: None,
-        pinned: None,
-        depth: Depth::Whole,
         reporter: &request.reporter,
         cancel: &request.cancel,
-    }
+    };
+    let (root, earlier) = (Some(request.root), request.earlier.as_ref());
+    Opening { input, root, earlier, feed: None, pinned: None, depth: Depth::Whole }
 }
 
 async fn run(

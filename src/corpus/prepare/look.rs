@@ -1,6 +1,5 @@
 //! A look at single notes of a corpus, by the same steps as the whole of it: nothing is written.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
@@ -14,12 +13,12 @@ use super::dedupe::Deduper;
 use super::gather::sorted;
 use super::newest::Judge;
 use super::note_ids::WantedIds;
-use super::open::{Earlier, Opened, Opening, open};
+use super::open::{CorpusInput, Earlier, Opened, Opening, open};
 use super::reader::rows;
 use super::render::{Chunker, Rendered, Renderer};
 use super::schema::prepared_schema;
 use super::template::NoteTemplate;
-use crate::corpus::options::{CorpusOptions, TableOptions, TypeRule};
+use crate::corpus::options::TypeRule;
 use crate::corpus::outcome::{InputFile, PreparedRow, Rejections};
 use crate::corpus::session::{Depth, error, physical_plan, sql_error};
 use crate::corpus::source::excerpt;
@@ -27,28 +26,25 @@ use crate::corpus::source::file::SourceFile;
 use crate::corpus::source::groups::Extent;
 use crate::corpus::source::tables::Tables;
 use crate::error::{Error, ErrorKind, Result, deep_async, shielded_async};
-use crate::observe::Reporter;
-use crate::store::StorageOptions;
-use crate::types::{Cancel, NoteId};
+use crate::types::NoteId;
 
 const LOOKING: &str = "looking at notes of the corpus";
 
 /// A corpus to look at.
 pub struct LookRequest<'a> {
     /// The corpus.
-    pub options: &'a CorpusOptions,
-    /// Folder that relative table paths start from.
-    pub base_dir: &'a Path,
-    /// How object stores are reached, unless the options say otherwise.
-    pub storage: &'a StorageOptions,
+    pub input: CorpusInput<'a>,
     /// Cuts long texts; `None` leaves one chunk a note.
     pub chunker: Option<Arc<dyn Chunker>>,
     /// What the newest snapshot was made of.
     pub earlier: Option<Earlier>,
-    /// Progress.
-    pub reporter: &'a Arc<dyn Reporter>,
-    /// Cancellation.
-    pub cancel: &'a Cancel,
+}
+
+impl LookRequest<'_> {
+    pub(super) fn opening(&self, depth: Depth) -> Opening<'_> {
+        let earlier = self.earlier.as_ref();
+        Opening { input: self.input, root: None, earlier, feed: None, pinned: None, depth }
+    }
 }
 
 /// Which notes to look at.
@@ -85,24 +81,11 @@ pub struct Look {
 /// # Errors
 /// As [`super::prepare`].
 pub async fn look(request: LookRequest<'_>, wanted: Wanted<'_>) -> Result<Look> {
-    let uris = || request.options.tables.iter().map(TableOptions::shown_uri).collect::<Vec<_>>();
-    let what = || format!("a file of the corpus ({})", uris().join(", "));
-    let opened = open(Opening {
-        options: request.options,
-        base_dir: request.base_dir,
-        storage: request.storage,
-        root: None,
-        earlier: request.earlier.as_ref(),
-        feed: None,
-        pinned: None,
-        depth: Depth::Whole,
-        reporter: request.reporter,
-        cancel: request.cancel,
-    });
-    let Opened { context, tables, query, template, .. } = opened.await?;
+    let opened = open(request.opening(Depth::Whole)).await?;
+    let Opened { context, tables, query, template, .. } = opened;
     let looking = looked(&request, wanted, (&context, &tables), query, template);
-    let looking = request.cancel.unless_stopped(looking);
-    shielded_async(ErrorKind::Input, what, looking).await
+    let looking = request.input.cancel.unless_stopped(looking);
+    shielded_async(ErrorKind::Input, || request.input.a_file(), looking).await
 }
 
 async fn looked(
@@ -112,7 +95,7 @@ async fn looked(
     query: DataFrame,
     template: NoteTemplate,
 ) -> Result<Look> {
-    let options = request.options;
+    let options = request.input.options;
     let wrong_sql = |cause| sql_error(cause, &options.tables);
     let exact = options.types == TypeRule::Exact;
     let earlier = request.earlier.as_ref().filter(|_| exact);

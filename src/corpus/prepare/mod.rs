@@ -35,7 +35,7 @@ pub use check::check;
 pub use digest::{DigestRow, ShardDigest};
 pub use job::{PrepareRequest, SMALL_CORPUS, prepare};
 pub use look::{Look, LookRequest, Wanted, look};
-pub use open::Earlier;
+pub use open::{CorpusInput, Earlier};
 pub use reader::PreparedReader;
 pub use render::{Chunker, Exclude, KnownText};
 pub use schema::{RESERVED_COLUMNS, prepared_schema};

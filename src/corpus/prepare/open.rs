@@ -29,11 +29,32 @@ pub struct Earlier {
     pub note: Option<NoteId>,
 }
 
+/// A corpus, and what it is read with.
+#[derive(Clone, Copy)]
+pub struct CorpusInput<'a> {
+    /// The corpus.
+    pub options: &'a CorpusOptions,
+    /// Folder that relative table paths start from.
+    pub base_dir: &'a Path,
+    /// How object stores are reached, unless the options say otherwise.
+    pub storage: &'a StorageOptions,
+    /// Progress.
+    pub reporter: &'a Arc<dyn Reporter>,
+    /// Cancellation.
+    pub cancel: &'a Cancel,
+}
+
+impl CorpusInput<'_> {
+    /// Names its files where a fault does not say which one it is of.
+    pub(super) fn a_file(&self) -> String {
+        let uris: Vec<_> = self.options.tables.iter().map(TableOptions::shown_uri).collect();
+        format!("a file of the corpus ({})", uris.join(", "))
+    }
+}
+
 /// What a corpus is opened with.
 pub(super) struct Opening<'a> {
-    pub(super) options: &'a CorpusOptions,
-    pub(super) base_dir: &'a Path,
-    pub(super) storage: &'a StorageOptions,
+    pub(super) input: CorpusInput<'a>,
     /// The root that is published to, whose files are not notes.
     pub(super) root: Option<&'a Root>,
     pub(super) earlier: Option<&'a Earlier>,
@@ -41,8 +62,6 @@ pub(super) struct Opening<'a> {
     /// What another process has found and learnt, where it has.
     pub(super) pinned: Option<&'a Pinned<'a>>,
     pub(super) depth: Depth,
-    pub(super) reporter: &'a Arc<dyn Reporter>,
-    pub(super) cancel: &'a Cancel,
 }
 
 /// A corpus whose tables are registered and whose query is planned.
@@ -61,7 +80,8 @@ pub(super) struct Opened {
 
 /// Finds the files, learns their columns and plans the query.
 pub(super) async fn open(opening: Opening<'_>) -> Result<Opened> {
-    let (options, feed, reporter) = (opening.options, opening.feed, opening.reporter);
+    let CorpusInput { options, reporter, .. } = opening.input;
+    let feed = opening.feed;
     let (context, mut tables, template) = registered(opening).await?;
     let query = planned(&context, options, &template, &mut tables).await?;
     let position = feed.and_then(|_| tables.position().cloned());
@@ -76,11 +96,11 @@ pub(super) async fn open(opening: Opening<'_>) -> Result<Opened> {
 pub(super) async fn registered(
     opening: Opening<'_>,
 ) -> Result<(SessionContext, Tables, NoteTemplate)> {
-    let Opening { options, storage, reporter, cancel, .. } = opening;
+    let CorpusInput { options, base_dir, storage, reporter, cancel } = opening.input;
     let template = NoteTemplate::compile(&options.template, options.types == TypeRule::Exact)?;
     let context = session(options.memory_limit_mib)?;
     let finder = Finder::new(
-        opening.base_dir,
+        base_dir,
         options.storage.as_ref().unwrap_or(storage),
         opening.root.map(|root| Output { root, storage }),
         cancel,
@@ -99,9 +119,7 @@ pub(super) async fn registered(
     };
     let tables = tables::register(&context, &options.tables, finder, &typing);
     let tables = cancel.unless_stopped(tables);
-    let uris = || options.tables.iter().map(TableOptions::shown_uri).collect::<Vec<_>>();
-    let what = || format!("a file of the corpus ({})", uris().join(", "));
-    let tables = shielded_async(ErrorKind::Input, what, tables).await?;
+    let tables = shielded_async(ErrorKind::Input, || opening.input.a_file(), tables).await?;
     if tables.rejections.total() > options.max_rejected {
         return Err(too_many(&tables.rejections, options.max_rejected));
     }

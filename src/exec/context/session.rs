@@ -179,9 +179,7 @@ impl Session {
     pub fn notes<'a>(&'a self, run: &'a str, tower: Option<&'a Tower>) -> NotesRequest<'a> {
         let RunContext { pipeline, root, cancel, .. } = &self.ctx;
         NotesRequest {
-            corpus: &pipeline.corpus,
-            storage: &pipeline.storage,
-            base_dir: &pipeline.base_dir,
+            input: pipeline.corpus_input(&self.reporter, cancel),
             chunking: pipeline.chunking,
             tower,
             shards: pipeline.index.shards,
@@ -190,8 +188,6 @@ impl Session {
             read_texts: pipeline.query.adapt.as_ref().map_or(0, |adapt| adapt.max_texts),
             root,
             run,
-            reporter: &self.reporter,
-            cancel,
         }
     }
 

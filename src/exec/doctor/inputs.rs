@@ -11,7 +11,7 @@ use crate::corpus::look_for_files;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::{Reporter, Silent};
 use crate::snapshot::{self, Manifest};
-use crate::stage::{CheckedCorpus, Questions, check_corpus};
+use crate::stage::{Questions, check_corpus};
 use crate::store::{Keys, Root};
 use crate::types::Cancel;
 
@@ -158,16 +158,7 @@ async fn corpus(
     is_sure: bool,
 ) -> Result<Option<Error>> {
     let (reporter, cancel): (Arc<dyn Reporter>, _) = (Arc::new(Silent), Cancel::new());
-    check_corpus(CheckedCorpus {
-        corpus: &pipeline.corpus,
-        storage: &pipeline.storage,
-        base_dir: &pipeline.base_dir,
-        parent,
-        is_sure,
-        reporter: &reporter,
-        cancel: &cancel,
-    })
-    .await
+    check_corpus(pipeline.corpus_input(&reporter, &cancel), parent, is_sure).await
 }
 
 async fn evaluation(pipeline: &Pipeline) -> Option<Result<()>> {

@@ -21,7 +21,7 @@ pub use envelope::{
     resolved_tower,
 };
 pub use live::PartsSummary;
-pub use look::{CheckedCorpus, LookedAt, check_corpus, look_at_note};
+pub use look::{check_corpus, look_at_note};
 pub use notes::NotesRequest;
 pub(super) use parent::recall_by_shard;
 pub use prepare::{PlanRequest, Planned, plan};

@@ -2,31 +2,27 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::envelope::discard_prepared;
 use super::parent::{first_id, known_texts};
 use crate::corpus::{
-    Chunker, CorpusOptions, Earlier, Exclude, PrepareOutcome, PrepareRequest, SourceTypes, TypeRule,
+    Chunker, CorpusInput, CorpusOptions, Earlier, Exclude, PrepareOutcome, PrepareRequest,
+    SourceTypes, TypeRule,
 };
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::observe::{Reporter, format};
 use crate::snapshot::{self, Manifest, PlannedUnder, Tombstones};
 use crate::stage::ChunkingOptions;
 use crate::stage::inputs::Inputs;
-use crate::store::{Root, StorageOptions};
+use crate::store::Root;
 use crate::tower::{Tower, TowerTokenizer};
-use crate::types::{Cancel, NoteId, SpaceId};
+use crate::types::{NoteId, SpaceId};
 
 /// What the notes of a run depend on.
 pub struct NotesRequest<'a> {
     /// The corpus.
-    pub corpus: &'a CorpusOptions,
-    /// How object stores are reached.
-    pub storage: &'a StorageOptions,
-    /// Folder that relative paths start from.
-    pub base_dir: &'a Path,
+    pub input: CorpusInput<'a>,
     /// Chunking of long notes.
     pub chunking: Option<ChunkingOptions>,
     /// The tower whose tokens chunks are counted in: a task that renders notes needs it.
@@ -43,10 +39,6 @@ pub struct NotesRequest<'a> {
     pub root: &'a Root,
     /// Id of this run.
     pub run: &'a str,
-    /// Progress.
-    pub reporter: &'a Arc<dyn Reporter>,
-    /// Cancellation.
-    pub cancel: &'a Cancel,
 }
 
 struct TokenChunker {
@@ -102,7 +94,7 @@ impl<'a> NotesRequest<'a> {
         lost: &HashSet<String>,
         space: Option<&SpaceId>,
     ) -> Result<PrepareRequest<'a>> {
-        let Self { corpus, root, .. } = *self;
+        let Self { input, root, .. } = *self;
         let known = match space.filter(|_| !self.keep_texts) {
             None => None,
             Some(space) => {
@@ -110,24 +102,24 @@ impl<'a> NotesRequest<'a> {
             }
         };
         Ok(PrepareRequest {
-            options: corpus,
-            base_dir: self.base_dir,
+            options: input.options,
+            base_dir: input.base_dir,
             shard_count: self.shards.or_else(|| parent.map(|parent| parent.content.shard_count)),
             default_shards: 4 * self.devices.max(1) as u32,
-            share_bytes: corpus.share_mib << 20,
+            share_bytes: input.options.share_mib << 20,
             chunker: self
                 .tower
                 .zip(self.chunking)
                 .map(|(tower, options)| chunker_of(tower, options)),
             known,
-            earlier: earlier(root, inputs, parent, corpus).await?,
+            earlier: earlier(root, inputs, parent, input.options).await?,
             feed: None,
             exclude: parent.and_then(excluded_by),
             root,
-            storage: self.storage,
+            storage: input.storage,
             run: self.run,
-            reporter: Arc::clone(self.reporter),
-            cancel: self.cancel.clone(),
+            reporter: Arc::clone(input.reporter),
+            cancel: input.cancel.clone(),
         })
     }
 }

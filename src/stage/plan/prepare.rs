@@ -17,7 +17,7 @@ use super::notes::{NotesRequest, unless_purged, warn_of_purged};
 use super::parent::{Comparison, lost_files, refuse_impossible_delta};
 use super::tokens::{Counted, count_tokens};
 use crate::corpus::{
-    self, CorpusMode, Feed, FeedRequest, PrepareOutcome, PrepareRequest, TableFormat,
+    self, CorpusInput, CorpusMode, Feed, FeedRequest, PrepareOutcome, PrepareRequest, TableFormat,
 };
 use crate::error::{Error, Result};
 use crate::observe::format::counted;
@@ -86,7 +86,8 @@ async fn plan_once(
     may_read_changes: bool,
 ) -> Result<Option<Planned>> {
     let notes = &request.notes;
-    let NotesRequest { corpus, root, run, reporter, cancel, .. } = *notes;
+    let NotesRequest { input, root, run, .. } = *notes;
+    let CorpusInput { options: corpus, base_dir, reporter, cancel, .. } = input;
     let parent = snapshot::newest(root).await?;
     let inputs = Arc::<Inputs>::default();
     let spec_space = request.tower.space(Digest256::of(corpus.template.as_bytes()));
@@ -118,7 +119,7 @@ async fn plan_once(
     };
     let spec = RunSpec {
         run: run.to_owned(),
-        tower: resolved_tower(request.tower_options, notes.base_dir, request.tower),
+        tower: resolved_tower(request.tower_options, base_dir, request.tower),
         space_id,
         template: spec_space.template,
         space: spec_space,
@@ -181,7 +182,7 @@ fn feed_of(
     lost: &HashSet<String>,
     space: &SpaceId,
 ) -> Result<Option<FeedRequest>> {
-    let corpus = request.corpus;
+    let corpus = request.input.options;
     let has_history = match corpus.tables.as_slice() {
         [table] => table.changed_at.is_some() || table.format == Some(TableFormat::Delta),
         _ => false,
@@ -243,7 +244,7 @@ async fn lay_out_tasks(
     Ok(Plan {
         version: PLAN_VERSION,
         created_at: chrono::Utc::now().to_rfc3339(),
-        sql: Digest256::of(request.notes.corpus.sql.as_bytes()),
+        sql: Digest256::of(request.notes.input.options.sql.as_bytes()),
         prepared,
         gates: request.gates.clone(),
         shards,

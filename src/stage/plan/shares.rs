@@ -82,7 +82,7 @@ pub async fn plan_shares(request: &NotesRequest<'_>, space_id: &SpaceId) -> Resu
 impl NotesRequest<'_> {
     /// Names what decides which notes are made of which rows.
     fn digest(&self) -> Result<Digest256> {
-        let corpus = self.corpus;
+        let corpus = self.input.options;
         // An address may be signed, by each process in its own way.
         let tables = corpus.tables.iter();
         let tables = tables.map(|table| TableOptions { uri: table.shown_uri(), ..table.clone() });
@@ -147,7 +147,7 @@ impl SharesPlan {
         }
         let prepare = request.prepare(&Inputs::default(), None, &HashSet::new(), None).await?;
         let prepared = Box::pin(corpus::prepared_shares(&prepare, &self.corpus)).await?;
-        warn_of_purged(&prepared, &**request.reporter);
+        warn_of_purged(&prepared, &**request.input.reporter);
         Ok(prepared)
     }
 
