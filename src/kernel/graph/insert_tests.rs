@@ -4,16 +4,9 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use super::super::tests::mix;
 use super::*;
 use crate::distance::distances;
-
-/// SplitMix64.
-fn mix(seed: u64) -> u64 {
-    let x = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
 
 /// -1..=1.
 fn noise(seed: u64) -> f32 {

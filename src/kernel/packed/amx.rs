@@ -302,7 +302,7 @@ mod tests {
     use half::bf16;
     use proptest::prelude::*;
 
-    use super::super::panels::tests::{any_gate, exact as gated};
+    use super::super::panels::tests::{any_gate, exact as gated, noise};
     use super::*;
 
     proptest! {
@@ -315,11 +315,7 @@ mod tests {
                 println!("skipped: this machine has no matrix unit");
                 return Ok(());
             }
-            let mut state = seed;
-            let mut value = || {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                (state >> 40) as f32 / (1u64 << 23) as f32 - 1.
-            };
+            let mut value = noise(seed);
             let weights: Vec<f32> = (0..n * k).map(|_| value()).collect();
             let up: Vec<f32> = (0..n * k).map(|_| value()).collect();
             let x: Vec<f32> = (0..m * k).map(|_| value()).collect();

@@ -214,7 +214,7 @@ mod tests {
 
     #[cfg(target_arch = "x86_64")]
     use super::super::gemm;
-    use super::super::panels::tests::{any_gate, exact as gated};
+    use super::super::panels::tests::{any_gate, exact as gated, noise};
     use super::*;
 
     #[test]
@@ -271,11 +271,7 @@ mod tests {
         fn products_of_rounded_numbers(
             m in 1usize..30, n in 1usize..150, k in 1usize..90, seed in any::<u64>(), gate in any_gate(),
         ) {
-            let mut state = seed;
-            let mut value = || {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                (state >> 40) as f32 / (1u64 << 23) as f32 - 1.
-            };
+            let mut value = noise(seed);
             let weights: Vec<f32> = (0..n * k).map(|_| value()).collect();
             let up: Vec<f32> = (0..n * k).map(|_| value()).collect();
             let x: Vec<f32> = (0..m * k).map(|_| value()).collect();

@@ -91,17 +91,12 @@ pub fn quantize(x: &[f32; BLOCK]) -> Quantized {
 
 #[cfg(test)]
 mod tests {
+    use super::super::panels::tests::noise;
     use super::*;
 
     fn values(count: usize) -> Vec<f32> {
-        let mut state = 7u64;
-        (0..count)
-            .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                let x = (state >> 40) as f32 / (1u64 << 23) as f32 - 1.;
-                x * x * x * 0.3
-            })
-            .collect()
+        let mut noise = noise(7);
+        (0..count).map(|_| noise().powi(3) * 0.3).collect()
     }
 
     #[test]

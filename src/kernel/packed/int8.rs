@@ -230,7 +230,7 @@ mod tests {
     use super::super::super::elementary::Activation;
     use super::super::super::simd::Isa;
     use super::super::blocks::{Quantized, quantize};
-    use super::super::panels::tests::exact;
+    use super::super::panels::tests::{exact, noise};
     use super::*;
 
     fn product(words: Words, x: &[f32], m: usize, b: &Int8Weights, c: &mut [f32], then: Then) {
@@ -322,12 +322,8 @@ mod tests {
         fn blocks_are_scaled_and_added(
             m in 1usize..10, n in 1usize..50, k in 1usize..200, seed in any::<u64>(),
         ) {
-            let mut state = seed;
-            let mut value = || {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                let x = (state >> 40) as f32 / (1u64 << 23) as f32 - 1.;
-                x * x * x
-            };
+            let mut noise = noise(seed);
+            let mut value = || noise().powi(3);
             let floats: Vec<f32> = (0..n * k).map(|_| value()).collect();
             let x: Vec<f32> = (0..m * k).map(|_| value() * 50.).collect();
             let weights = Blocks::quantize(&floats, k);

@@ -194,6 +194,15 @@ pub(super) mod tests {
         0.5 + sum / (2. * std::f64::consts::PI).sqrt()
     }
 
+    /// Numbers from -1 to 1, of a linear congruential generator.
+    pub fn noise(seed: u64) -> impl FnMut() -> f32 {
+        let mut state = seed;
+        move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.
+        }
+    }
+
     /// None, or one of them.
     pub fn any_gate() -> impl proptest::strategy::Strategy<Value = Option<Activation>> {
         use Activation::{Gelu, GeluTanh, Relu, Silu};
