@@ -52,6 +52,25 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// All of them.
+    #[cfg(any(test, feature = "cluster"))]
+    pub(crate) const ALL: [Self; 14] = [
+        Self::Config,
+        Self::Usage,
+        Self::Input,
+        Self::NotFound,
+        Self::Corrupt,
+        Self::Unsupported,
+        Self::Resource,
+        Self::Conflict,
+        Self::Busy,
+        Self::GateRefused,
+        Self::Transient,
+        Self::Deadline,
+        Self::Cancelled,
+        Self::Internal,
+    ];
+
     /// The process exit code: an interface that schedulers rely on.
     ///
     /// 1 permanent, 2 usage or configuration, 3 gate refused, 75 run again, 130 cancelled.

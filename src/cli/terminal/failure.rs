@@ -179,28 +179,12 @@ mod tests {
 
     #[test]
     fn hints_name_only_flags_that_the_command_has() {
-        let kinds = [
-            ErrorKind::Config,
-            ErrorKind::Usage,
-            ErrorKind::Input,
-            ErrorKind::NotFound,
-            ErrorKind::Corrupt,
-            ErrorKind::Unsupported,
-            ErrorKind::Resource,
-            ErrorKind::Conflict,
-            ErrorKind::Busy,
-            ErrorKind::GateRefused,
-            ErrorKind::Transient,
-            ErrorKind::Deadline,
-            ErrorKind::Cancelled,
-            ErrorKind::Internal,
-        ];
         let all = leaves(&crate::cli::commands::command(), "");
         assert!(all.len() >= 30, "{}", all.len());
         let (mut waits, mut overrides) = (Vec::new(), Vec::new());
         for (name, command) in &all {
             let flags: Vec<&str> = command.get_arguments().filter_map(|it| it.get_long()).collect();
-            for kind in kinds {
+            for kind in ErrorKind::ALL {
                 let hint = hint_of(kind, Some(command)).unwrap_or_default();
                 for flag in flags_in(hint) {
                     let known = flag == "help" || flags.contains(&flag);

@@ -50,24 +50,6 @@ pub(super) struct Failure {
     pub key: Option<String>,
 }
 
-/// The kinds that a task may fail with, by name.
-const KINDS: [ErrorKind; 14] = [
-    ErrorKind::Config,
-    ErrorKind::Usage,
-    ErrorKind::Input,
-    ErrorKind::NotFound,
-    ErrorKind::Corrupt,
-    ErrorKind::Unsupported,
-    ErrorKind::Resource,
-    ErrorKind::Conflict,
-    ErrorKind::Busy,
-    ErrorKind::GateRefused,
-    ErrorKind::Transient,
-    ErrorKind::Deadline,
-    ErrorKind::Cancelled,
-    ErrorKind::Internal,
-];
-
 impl Failure {
     pub fn new(task: &str, error: &Error) -> Self {
         let mut message = error.to_string();
@@ -81,7 +63,7 @@ impl Failure {
     }
 
     pub fn error(&self, executor: &str) -> Error {
-        let kind = KINDS.into_iter().find(|kind| format!("{kind:?}") == self.kind);
+        let kind = ErrorKind::ALL.into_iter().find(|kind| format!("{kind:?}") == self.kind);
         let kind = kind.unwrap_or(ErrorKind::Internal);
         let error = Error::new(kind, self.message.clone()).context(format!("executor {executor}"));
         match &self.key {
