@@ -77,8 +77,9 @@ impl TextTable {
         compression: FileCompressionType,
         reading: &Reading<'_>,
     ) -> Result<Typed> {
-        let Reading { rule, before, room, depth, pinned, .. } = *reading;
-        let longest_row = room.row;
+        let Reading { before, typing, .. } = *reading;
+        let (rule, depth, pinned) = (typing.rule, typing.depth, typing.pinned);
+        let longest_row = typing.room.row;
         let (sample, most) = depth.of_files(files.len());
         let options = &*match syntax {
             Syntax::Markdown => markdown::options(options),

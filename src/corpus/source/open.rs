@@ -18,7 +18,7 @@ use super::find::{FileKind, Finder};
 use super::learn::{Complaint, Syntax, TextTable, declared_columns_are_there};
 use super::own::OwnFiles;
 use super::provider::{Files, SourceTable, folder_fields};
-use super::reading::Reading;
+use super::reading::{Reading, Typing};
 use super::{csv, described};
 use crate::corpus::names::toml_key;
 use crate::corpus::options::{ColumnType, TableFormat, TableOptions, TypeRule};
@@ -67,19 +67,12 @@ pub(super) async fn open(
                     Arc::new(ParquetFormat::default().with_options(options))
                 }
             };
-            let room = reading.room.batch;
-            let (found, each, rows) = match reading.pinned {
+            let Typing { rule, room, depth, pinned, .. } = *reading.typing;
+            let room = room.batch;
+            let (found, each, rows) = match pinned {
                 None => {
-                    let rule = reading.rule;
-                    described::own(
-                        context,
-                        &files,
-                        kind.format,
-                        &format,
-                        rule,
-                        (room, reading.depth),
-                    )
-                    .await?
+                    let room = (room, depth);
+                    described::own(context, &files, kind.format, &format, rule, room).await?
                 }
                 // What each file has is read again where it is scanned.
                 Some(pinned) => {
@@ -128,7 +121,7 @@ pub(super) async fn open(
         files: source,
         batch_rows,
         complaints,
-        reporter: Arc::clone(reading.reporter),
+        reporter: Arc::clone(reading.typing.reporter),
         read: Default::default(),
     })
 }
@@ -145,7 +138,8 @@ pub(super) async fn open_engine(
     reading: &Reading<'_>,
 ) -> Result<(SourceTable, InputFile)> {
     csv::check_options(options, format)?;
-    let (engine, input) = engines.open(context, options, format, finder, reading.since).await?;
+    let (engine, input) =
+        engines.open(context, options, format, finder, reading.typing.since).await?;
     let schema = engine.provider.schema();
     let table = SourceTable {
         name: options.name.clone(),
@@ -153,7 +147,7 @@ pub(super) async fn open_engine(
         folders: Arc::default(),
         batch_rows: BATCH_ROWS,
         complaints: changed(options, &schema, reading),
-        reporter: Arc::clone(reading.reporter),
+        reporter: Arc::clone(reading.typing.reporter),
         read: Default::default(),
         files: Files::Engine(engine),
         schema,
@@ -230,7 +224,7 @@ fn changed(
     schema: &Schema,
     reading: &Reading<'_>,
 ) -> Vec<(usize, Complaint)> {
-    let Some(before) = reading.before.filter(|_| reading.rule == TypeRule::Exact) else {
+    let Some(before) = reading.before.filter(|_| reading.typing.rule == TypeRule::Exact) else {
         return Vec::new();
     };
     let complaint = |(at, field): (usize, &FieldRef)| {

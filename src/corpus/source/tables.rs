@@ -13,29 +13,13 @@ use super::engine::Engines;
 use super::file::SourceFile;
 use super::find::Finder;
 use super::open::{open, open_engine};
-use super::pinned::Pinned;
 pub(in crate::corpus) use super::provider::SourceTable;
 use super::reading::Reading;
-use crate::corpus::options::{TableOptions, TypeRule};
+pub(in crate::corpus) use super::reading::Typing;
+use crate::corpus::options::TableOptions;
 use crate::corpus::outcome::{InputFile, Position, Rejections, SourceTypes, class};
-use crate::corpus::session::{BATCH_ROWS, Depth, Room, error};
+use crate::corpus::session::{BATCH_ROWS, error};
 use crate::error::{Error, Result};
-use crate::observe::Reporter;
-
-/// How columns get their types.
-pub(in crate::corpus) struct Typing<'a> {
-    pub(in crate::corpus) rule: TypeRule,
-    /// The types that the newest snapshot was made with.
-    pub(in crate::corpus) before: Option<&'a SourceTypes>,
-    pub(in crate::corpus) reporter: &'a Arc<dyn Reporter>,
-    pub(in crate::corpus) room: Room,
-    pub(in crate::corpus) depth: Depth,
-    /// Where the history of the one table was when the newest snapshot was made, where only what changed since is to be
-    /// read.
-    pub(in crate::corpus) since: Option<&'a Position>,
-    /// The one table that another process has found and learnt, where it has: the query names no other one.
-    pub(in crate::corpus) pinned: Option<&'a Pinned<'a>>,
-}
 
 /// Tables that SQL can name.
 #[derive(Default)]
@@ -222,11 +206,11 @@ pub(in crate::corpus) async fn register(
             error.context(format!("table `{}`", table.name)).of_key_in(&section, key)
         };
         let before = typing.before.and_then(|types| types.tables.get(&table.name));
-        let Typing { rule, reporter, room, depth, since, pinned, .. } = *typing;
+        let pinned = typing.pinned;
         if pinned.is_some_and(|pinned| pinned.table.name != table.name) {
             continue;
         }
-        let reading = Reading { at, rule, before, reporter, room, depth, since, pinned };
+        let reading = Reading { at, before, typing };
         let opened = match table.format.filter(|format| format.has_engine()) {
             Some(format) => {
                 let with = (&mut engines, &mut finder);
