@@ -9,8 +9,8 @@ use crate::error::Result;
 /// A connection that reads one snapshot from beginning to end.
 #[async_trait]
 pub(super) trait Driver: Send {
-    /// The columns of a table; `None` if the database has no such table.
-    async fn describe(&mut self, table: &str) -> Result<Option<Described>>;
+    /// The columns of a table; none if the database has no such table.
+    async fn describe(&mut self, table: &str) -> Result<Described>;
 
     /// Runs a query to its end, and writes its rows down.
     async fn read(&mut self, sql: &str, spool: Spool) -> Result<Spool>;

@@ -94,8 +94,8 @@ impl Databases {
         let modified = Utc::now().to_rfc3339();
         let name = options.table.as_deref().unwrap_or(&options.name);
         let described = connection.lock().await.describe(name).await?;
-        let Some(Described { columns, from, read }) = described.filter(|d| !d.columns.is_empty())
-        else {
+        let Described { columns, from, read } = described;
+        if columns.is_empty() {
             return Err(Error::input(format!(
                 "{shown} has no table `{name}` that this user may read; set `table` to its name there"
             )));

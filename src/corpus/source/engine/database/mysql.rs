@@ -57,7 +57,7 @@ impl Mysql {
 
 #[async_trait]
 impl Driver for Mysql {
-    async fn describe(&mut self, table: &str) -> Result<Option<Described>> {
+    async fn describe(&mut self, table: &str) -> Result<Described> {
         let (schema, name) = table.split_once('.').unwrap_or((&self.database, table));
         let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
         let of = format!("table_schema = {} AND table_name = {}", literal(schema), literal(name));
@@ -87,7 +87,7 @@ impl Driver for Mysql {
             Some(other) => format!("one statement; {other} has no snapshots"),
             None => "one statement, in a repeatable-read snapshot of what has any".to_owned(),
         };
-        Ok(Some(Described { columns, from: quoted(table), read }))
+        Ok(Described { columns, from: quoted(table), read })
     }
 
     async fn read(&mut self, sql: &str, mut spool: Spool) -> Result<Spool> {
@@ -97,15 +97,7 @@ impl Driver for Mysql {
             let mut texts = Vec::with_capacity(row.len());
             for at in 0..row.len() {
                 match row.as_ref(at) {
-                    Some(Value::Bytes(bytes)) => match std::str::from_utf8(bytes) {
-                        Ok(text) => texts.push(Some(text)),
-                        Err(_) => {
-                            return Err(Error::input(format!(
-                                "{}: a text is not UTF-8; correct it",
-                                spool.name()
-                            )));
-                        }
-                    },
+                    Some(Value::Bytes(bytes)) => texts.push(Some(spool.text(bytes)?)),
                     // Statements without parameters are answered in texts.
                     _ => texts.push(None),
                 }

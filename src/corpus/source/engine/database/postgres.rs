@@ -87,7 +87,7 @@ where
 
 #[async_trait]
 impl Driver for Postgres {
-    async fn describe(&mut self, table: &str) -> Result<Option<Described>> {
+    async fn describe(&mut self, table: &str) -> Result<Described> {
         let from = quoted(table);
         let sql = format!(
             "SELECT a.attname, t.typname, t.typcategory, e.typname, a.atttypmod FROM pg_attribute a \
@@ -104,7 +104,7 @@ impl Driver for Postgres {
         };
         let columns: Vec<Column> = rows.iter().filter_map(column).collect();
         let read = "one statement, in a repeatable-read snapshot of PostgreSQL".to_owned();
-        Ok(Some(Described { columns, from, read }))
+        Ok(Described { columns, from, read })
     }
 
     async fn read(&mut self, sql: &str, mut spool: Spool) -> Result<Spool> {

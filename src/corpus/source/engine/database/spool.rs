@@ -61,6 +61,12 @@ impl Spool {
         &self.name
     }
 
+    /// A text of the table.
+    pub(super) fn text<'a>(&self, bytes: &'a [u8]) -> Result<&'a str> {
+        let wrong = |_| Error::input(format!("{}: a text is not UTF-8; correct it", self.name));
+        std::str::from_utf8(bytes).map_err(wrong)
+    }
+
     /// Adds a row: the text of each column.
     pub(super) fn push<'a>(&mut self, row: impl Iterator<Item = Option<&'a str>>) -> Result<()> {
         let mut row = row.peekable();

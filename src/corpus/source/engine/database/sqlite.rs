@@ -59,7 +59,7 @@ impl Sqlite {
 
 #[async_trait]
 impl Driver for Sqlite {
-    async fn describe(&mut self, table: &str) -> Result<Option<Described>> {
+    async fn describe(&mut self, table: &str) -> Result<Described> {
         let name = table.to_owned();
         let columns = self.with(move |connection, path| {
             let failed = |e| failed(path, e);
@@ -72,7 +72,7 @@ impl Driver for Sqlite {
         });
         let columns = columns.await?;
         let read = "one statement, in one read transaction of SQLite".to_owned();
-        Ok(Some(Described { columns, from: quoted(table), read }))
+        Ok(Described { columns, from: quoted(table), read })
     }
 
     async fn read(&mut self, sql: &str, mut spool: Spool) -> Result<Spool> {
@@ -90,7 +90,7 @@ impl Driver for Sqlite {
                         ValueRef::Integer(number) => Some(number.to_string()),
                         // As SQLite prints it: with a point.
                         ValueRef::Real(number) => Some(format!("{number:?}")),
-                        ValueRef::Text(bytes) => Some(text_of(bytes, &spool)?),
+                        ValueRef::Text(bytes) => Some(spool.text(bytes)?.to_owned()),
                         ValueRef::Blob(_) => {
                             return Err(Error::input(format!(
                                 "{}: a column that is asked for has bytes, not a text; convert them there (a view with \
@@ -106,11 +106,6 @@ impl Driver for Sqlite {
         })
         .await
     }
-}
-
-fn text_of(bytes: &[u8], spool: &Spool) -> Result<String> {
-    let text = std::str::from_utf8(bytes).map(str::to_owned);
-    text.map_err(|_| Error::input(format!("{}: a text is not UTF-8; correct it", spool.name())))
 }
 
 /// A column by SQLite's rules of what a declared type stands for. Its values may be of another type still, and then do
