@@ -1,6 +1,5 @@
 //! The one DataFusion job: from tables to prepared shards.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -22,15 +21,15 @@ use super::schema::prepared_schema;
 use super::shares::Shares;
 use super::split::Split;
 use super::template::NoteTemplate;
-use crate::corpus::options::{CorpusMode, CorpusOptions, TableOptions, TypeRule};
+use crate::corpus::options::{CorpusMode, TableOptions, TypeRule};
 use crate::corpus::outcome::{CorpusReading, InputFile, PrepareOutcome, Rejections, SourceTypes};
 use crate::corpus::session::{Depth, physical_plan, sql_error};
 use crate::corpus::source::file;
 use crate::corpus::source::tables::Tables;
 use crate::error::{Error, ErrorKind, Result, shielded_async};
-use crate::observe::{Event, Reporter, Stage};
-use crate::store::{Root, StorageOptions};
-use crate::types::{Cancel, NoteId};
+use crate::observe::{Event, Stage};
+use crate::store::Root;
+use crate::types::NoteId;
 
 /// A corpus of fewer rows gets one shard, unless the count is given.
 pub const SMALL_CORPUS: u64 = 10_000;
@@ -38,9 +37,7 @@ pub const SMALL_CORPUS: u64 = 10_000;
 /// What `prepare` is asked to do.
 pub struct PrepareRequest<'a> {
     /// The corpus.
-    pub options: &'a CorpusOptions,
-    /// Directory that relative table paths start from.
-    pub base_dir: &'a Path,
+    pub input: CorpusInput<'a>,
     /// Number of shards; `None` decides from the row count: 1 below [`SMALL_CORPUS`], else `default_shards`.
     pub shard_count: Option<u32>,
     /// Shards of a corpus that is not tiny, where `shard_count` is `None`.
@@ -61,21 +58,15 @@ pub struct PrepareRequest<'a> {
     pub exclude: Option<Exclude>,
     /// Where the prepared files go.
     pub root: &'a Root,
-    /// How object stores are reached, unless the options say otherwise.
-    pub storage: &'a StorageOptions,
     /// Names the folder of the prepared files ([`crate::store::layout::prepared`]).
     pub run: &'a str,
-    /// Progress.
-    pub reporter: Arc<dyn Reporter>,
-    /// Cancellation.
-    pub cancel: Cancel,
 }
 
 impl PrepareRequest<'_> {
     /// Some note's id of the newest snapshot, whose type is that of all.
     pub(super) fn known_id(&self) -> Option<&NoteId> {
         let earlier = self.earlier.as_ref();
-        earlier.filter(|_| self.options.types == TypeRule::Exact)?.note.as_ref()
+        earlier.filter(|_| self.input.options.types == TypeRule::Exact)?.note.as_ref()
     }
 }
 
@@ -91,7 +82,7 @@ pub async fn prepare(mut request: PrepareRequest<'_>) -> Result<PrepareOutcome> 
         // A note whose change is rejected would stay as it was; of all rows, it is left out.
         Some(feed) if outcome.mode.is_none() && outcome.rejections.total() > 0 => {
             feed.since = None;
-            request.reporter.info("some changes were rejected: all rows are read".to_owned());
+            request.input.reporter.info("some changes were rejected: all rows are read".to_owned());
             prepare_once(&request).await
         }
         _ => Ok(outcome),
@@ -99,8 +90,8 @@ pub async fn prepare(mut request: PrepareRequest<'_>) -> Result<PrepareOutcome> 
 }
 
 async fn prepare_once(request: &PrepareRequest<'_>) -> Result<PrepareOutcome> {
-    let options = request.options;
-    request.cancel.check()?;
+    let CorpusInput { options, reporter, cancel, .. } = request.input;
+    cancel.check()?;
     let opened = open(Opening { feed: request.feed.as_ref(), ..opening(request) }).await?;
     let Opened { context, tables, query, template, mode, all, position } = opened;
     let uris: Vec<String> = options.tables.iter().map(TableOptions::shown_uri).collect();
@@ -131,11 +122,11 @@ async fn prepare_once(request: &PrepareRequest<'_>) -> Result<PrepareOutcome> {
                     Err(cause) => Err(doubt(cause).await),
                 }
             };
-            Some(request.cancel.unless_stopped(counting).await?)
+            Some(cancel.unless_stopped(counting).await?)
         }
         None => None,
     };
-    request.reporter.info(outcome.summary());
+    reporter.info(outcome.summary());
     let mode = Some(mode).filter(|mode| *mode != options.mode);
     // Of two rows of a note a change of one does not tell whether the other one counts now. A change feed names both, and what
     // was purged; where rows are counted, each has to be a note.
@@ -151,14 +142,8 @@ async fn prepare_once(request: &PrepareRequest<'_>) -> Result<PrepareOutcome> {
 
 /// As a request asks for it, of whole files.
 pub(super) fn opening<'a>(request: &'a PrepareRequest<'_>) -> Opening<'a> {
-    let input = CorpusInput {
-        options: request.options,
-        base_dir: request.base_dir,
-        storage: request.storage,
-        reporter: &request.reporter,
-        cancel: &request.cancel,
-    };
-    let (root, earlier) = (Some(request.root), request.earlier.as_ref());
+    let PrepareRequest { input, root, .. } = *request;
+    let (root, earlier) = (Some(root), request.earlier.as_ref());
     Opening { input, root, earlier, feed: None, pinned: None, depth: Depth::Whole }
 }
 
@@ -170,13 +155,13 @@ async fn run(
     context: &SessionContext,
     tables: &Tables,
 ) -> Result<PrepareOutcome> {
-    let options = request.options;
+    let CorpusInput { options, reporter, cancel, .. } = request.input;
     let wrong_sql = |cause| sql_error(cause, &options.tables);
     let wanted = WantedIds::of(request.known_id());
     let (shard_count, total) =
         shards(request, &query, (&template, wanted), (context, tables)).await?;
     let stage = Stage::Prepare;
-    request.reporter.event(Event::StageStarted { stage, total, unit: "rows", tokens: 0 });
+    reporter.event(Event::StageStarted { stage, total, unit: "rows", tokens: 0 });
     let origin = Origin::of(context, query.logical_plan(), tables);
     let split = Split::of(query.logical_plan(), tables, shard_count, request.share_bytes);
     let (rows, gatherer) = gathering(request, query, template, mode, (shard_count, wanted))?;
@@ -190,7 +175,7 @@ async fn run(
             // What is wrong with the query is said as of the query.
             physical_plan(rows.clone()).await.map_err(wrong_sql)?;
             let reading = CorpusReading::Shares(shares.len() as u32);
-            request.reporter.info(format!("{reading}"));
+            reporter.info(format!("{reading}"));
             let memory = options.memory_limit_mib;
             let tasks = Arc::new(Shares::new(context, &rows, table, memory, gatherer));
             (tasks.run(shares, shard_count).await, reading)
@@ -200,7 +185,7 @@ async fn run(
         Ok(gathered) => gathered,
         Err(failure) => {
             let explaining = explained(failure, (context, tables), origin);
-            return Err(request.cancel.unless_stopped(async { Ok(explaining.await) }).await?);
+            return Err(cancel.unless_stopped(async { Ok(explaining.await) }).await?);
         }
     };
     let rounded = gathered.tally.rounded_ids();
@@ -217,15 +202,15 @@ async fn run(
         }
         Ok(doubts)
     };
-    let warnings = request.cancel.unless_stopped(naming).await?;
-    warnings.into_iter().for_each(|warning| request.reporter.warn(warning));
+    let warnings = cancel.unless_stopped(naming).await?;
+    warnings.into_iter().for_each(|warning| reporter.warn(warning));
     let types = types_of(request, tables);
     outcome(request, gathered, &tables.rejections, (tables.inputs(), types), reading)
 }
 
 /// The types that the columns of a query were read by.
 pub(super) fn types_of(request: &PrepareRequest<'_>, tables: &Tables) -> SourceTypes {
-    match request.options.types {
+    match request.input.options.types {
         TypeRule::Exact => changes::without(tables.types()),
         TypeRule::Guessed => SourceTypes::default(),
     }
@@ -245,15 +230,15 @@ pub(super) fn outcome(
     let Gathered { shards, mut tally, doubts, spilled } = gathered;
     tally.rejections.merge(unreadable.clone());
     if spilled > 0 {
-        request.reporter.info(format!(
+        request.input.reporter.info(format!(
             "the sort spilled {} MiB to disk; a larger corpus.memory_limit_mib is faster",
             spilled.div_ceil(1 << 20)
         ));
     }
     if let Some(warning) = doubts.warning() {
-        request.reporter.warn(warning);
+        request.input.reporter.warn(warning);
     }
-    let most = request.options.max_rejected;
+    let most = request.input.options.max_rejected;
     if tally.rejections.total() > most {
         return Err(too_many(&tally.rejections, most));
     }
@@ -293,7 +278,7 @@ pub(super) async fn shards(
     (context, tables): (&SessionContext, &Tables),
 ) -> Result<(u32, u64)> {
     // The contract comes before the count: a wrong type must not cost a pass over the corpus.
-    Contract::check(query.logical_plan(), request.options, template, 1, wanted)?;
+    Contract::check(query.logical_plan(), request.input.options, template, 1, wanted)?;
     match request.shard_count {
         Some(0) => Err(Error::config("the number of shards must be at least 1")),
         Some(count) => Ok((count, 0)),
@@ -304,7 +289,7 @@ pub(super) async fn shards(
                     Err(failure) => Err(tables.explain(context, failure, COUNTING).await),
                 }
             };
-            let rows = request.cancel.unless_stopped(rows).await?;
+            let rows = request.input.cancel.unless_stopped(rows).await?;
             let count = if rows < SMALL_CORPUS { 1 } else { request.default_shards.max(1) };
             Ok((count, rows))
         }
@@ -319,7 +304,7 @@ pub(super) fn gathering(
     mode: CorpusMode,
     (shard_count, wanted): (u32, WantedIds),
 ) -> Result<(DataFrame, Arc<Gatherer>)> {
-    let options = request.options;
+    let options = request.input.options;
     let exact = options.types == TypeRule::Exact;
     let mut contract =
         Contract::check(query.logical_plan(), options, &template, shard_count, wanted)?;
@@ -343,8 +328,8 @@ pub(super) fn gathering(
         root: request.root.clone(),
         run: request.run.to_owned(),
         max_rejected: options.max_rejected,
-        reporter: Arc::clone(&request.reporter),
-        cancel: request.cancel.clone(),
+        reporter: Arc::clone(request.input.reporter),
+        cancel: request.input.cancel.clone(),
         done: AtomicU64::new(0),
     };
     Ok((rows, Arc::new(gatherer)))

@@ -79,7 +79,7 @@ pub async fn share(request: &PrepareRequest<'_>) -> Result<Sharing> {
     };
     let (rows, _) = gathering(request, query, template, mode, (shard_count, wanted))?;
     // Says what is wrong with the query, and which columns it reads.
-    physical_plan(rows).await.map_err(|cause| sql_error(cause, &request.options.tables))?;
+    physical_plan(rows).await.map_err(|cause| sql_error(cause, &request.input.options.tables))?;
     Ok(Sharing::Shares(Box::new(SharedCorpus {
         table: pinned,
         shares,
@@ -139,7 +139,8 @@ pub async fn prepared_shares(
     request: &PrepareRequest<'_>,
     shared: &SharedCorpus,
 ) -> Result<PrepareOutcome> {
-    request.reporter.event(Event::StageStarted {
+    let reporter = request.input.reporter;
+    reporter.event(Event::StageStarted {
         stage: Stage::Prepare,
         total: 0,
         unit: "rows",
@@ -151,7 +152,7 @@ pub async fn prepared_shares(
     let opening = Opening { pinned: Some(&pinned), ..opening(request) };
     let Opened { tables, .. } = Box::pin(open(opening)).await?;
     file::check_unchanged(&tables.files).await?;
-    gathered.tally.rounded_ids().into_iter().for_each(|warning| request.reporter.warn(warning));
+    gathered.tally.rounded_ids().into_iter().for_each(|warning| reporter.warn(warning));
     let reading = CorpusReading::Shares(shared.shares.len() as u32);
     let read = (tables.inputs(), shared.types.clone());
     outcome(request, gathered, &shared.rejections, read, reading)
@@ -196,14 +197,14 @@ where
         let table = known.ok_or_else(|| Error::config("corpus.sql reads another table now"))?;
         let (rows, gatherer) =
             gathering(request, query, template, mode, (shared.shard_count, wanted))?;
-        let memory = request.options.memory_limit_mib;
+        let memory = request.input.options.memory_limit_mib;
         let shares = Arc::new(Shares::new(&context, &rows, table, memory, gatherer));
         match tasks(shares).await {
             Ok(()) => Ok(()),
             Err(failure) => Err(explained(failure, (&context, &tables), origin).await),
         }
     };
-    let running = request.cancel.unless_stopped(Box::pin(running));
+    let running = request.input.cancel.unless_stopped(Box::pin(running));
     let what = || format!("a file of table `{}`", shared.table.name);
     shielded_async(ErrorKind::Input, what, running).await
 }

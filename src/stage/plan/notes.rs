@@ -102,8 +102,7 @@ impl<'a> NotesRequest<'a> {
             }
         };
         Ok(PrepareRequest {
-            options: input.options,
-            base_dir: input.base_dir,
+            input,
             shard_count: self.shards.or_else(|| parent.map(|parent| parent.content.shard_count)),
             default_shards: 4 * self.devices.max(1) as u32,
             share_bytes: input.options.share_mib << 20,
@@ -116,10 +115,7 @@ impl<'a> NotesRequest<'a> {
             feed: None,
             exclude: parent.and_then(excluded_by),
             root,
-            storage: input.storage,
             run: self.run,
-            reporter: Arc::clone(input.reporter),
-            cancel: input.cancel.clone(),
         })
     }
 }

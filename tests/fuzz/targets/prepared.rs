@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use scalingnote::corpus::{
-    CorpusMode, CorpusOptions, PrepareOutcome, PrepareRequest, TableOptions, TypeRule, prepare,
+    CorpusInput, CorpusMode, CorpusOptions, PrepareOutcome, PrepareRequest, TableOptions, TypeRule,
+    prepare,
 };
 use scalingnote::error::Result;
-use scalingnote::observe::Silent;
+use scalingnote::observe::{Reporter, Silent};
 use scalingnote::store::{Root, StorageOptions};
 use scalingnote::types::Cancel;
 
@@ -33,9 +34,11 @@ pub async fn prepared(
     folder: &Path,
     root: &Root,
 ) -> Result<PrepareOutcome> {
+    let storage = StorageOptions::default();
+    let (reporter, cancel): (Arc<dyn Reporter>, _) = (Arc::new(Silent), Cancel::new());
+    let (base_dir, reporter, cancel) = (folder, &reporter, &cancel);
     let request = PrepareRequest {
-        options,
-        base_dir: folder,
+        input: CorpusInput { options, base_dir, storage: &storage, reporter, cancel },
         shard_count: Some(1),
         default_shards: 1,
         share_bytes: u64::MAX,
@@ -44,11 +47,8 @@ pub async fn prepared(
         known: None,
         earlier: None,
         feed: None,
-        storage: &StorageOptions::default(),
         root,
         run: "fuzz",
-        reporter: Arc::new(Silent),
-        cancel: Cancel::new(),
     };
     prepare(request).await
 }

@@ -22,8 +22,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use scalingnote::corpus::{
-    Chunker, CorpusMode, CorpusOptions, Earlier, FeedRequest, PrepareOutcome, PrepareRequest,
-    PreparedReader, PreparedRow, TableOptions, TypeRule, prepare,
+    Chunker, CorpusInput, CorpusMode, CorpusOptions, Earlier, FeedRequest, PrepareOutcome,
+    PrepareRequest, PreparedReader, PreparedRow, TableOptions, TypeRule, prepare,
 };
 use scalingnote::error::Result;
 use scalingnote::observe::{Recorder, Reporter};
@@ -81,9 +81,15 @@ impl Corpus {
 
     pub async fn prepare(&self) -> Result<PrepareOutcome> {
         let reporter: Arc<dyn Reporter> = self.reporter.clone();
-        prepare(PrepareRequest {
+        let input = CorpusInput {
             options: &self.options,
             base_dir: self.dir.path(),
+            storage: &StorageOptions::default(),
+            reporter: &reporter,
+            cancel: &self.cancel,
+        };
+        prepare(PrepareRequest {
+            input,
             shard_count: self.shards,
             default_shards: 4,
             share_bytes: self.share_bytes,
@@ -93,10 +99,7 @@ impl Corpus {
             feed: self.feed.clone(),
             exclude: None,
             root: &self.root,
-            storage: &StorageOptions::default(),
             run: "test",
-            reporter,
-            cancel: self.cancel.clone(),
         })
         .await
     }
