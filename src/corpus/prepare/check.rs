@@ -7,7 +7,6 @@ use super::look::LookRequest;
 use super::note_ids::WantedIds;
 use super::open::{planned, registered};
 use super::template::NoteTemplate;
-use crate::corpus::options::TypeRule;
 use crate::corpus::session::{Depth, physical_plan, sql_error};
 use crate::corpus::source::tables::Tables;
 use crate::error::{Error, ErrorKind, Result, shielded_async};
@@ -54,9 +53,7 @@ async fn agrees(
 ) -> Result<()> {
     let options = request.input.options;
     let wrong_sql = |cause| sql_error(cause, &options.tables);
-    let exact = options.types == TypeRule::Exact;
-    let earlier = request.earlier.as_ref().filter(|_| exact);
-    let ids = WantedIds::of(earlier.and_then(|earlier| earlier.note.as_ref()));
+    let ids = WantedIds::of(request.input.known_id(request.earlier.as_ref()));
     let query = planned(context, options, template, tables).await?;
     let contract = Contract::check(query.logical_plan(), options, template, 1, ids)?;
     if fully {

@@ -63,10 +63,9 @@ pub struct PrepareRequest<'a> {
 }
 
 impl PrepareRequest<'_> {
-    /// Some note's id of the newest snapshot, whose type is that of all.
+    /// As [`CorpusInput::known_id`].
     pub(super) fn known_id(&self) -> Option<&NoteId> {
-        let earlier = self.earlier.as_ref();
-        earlier.filter(|_| self.input.options.types == TypeRule::Exact)?.note.as_ref()
+        self.input.known_id(self.earlier.as_ref())
     }
 }
 
@@ -115,13 +114,7 @@ async fn prepare_once(request: &PrepareRequest<'_>) -> Result<PrepareOutcome> {
     })?;
     let notes_now = match all {
         Some(all) => {
-            let counting = async {
-                let doubt = async |cause| tables.explain(&context, cause, COUNTING).await;
-                match count(all).await {
-                    Ok(rows) => Ok(rows),
-                    Err(cause) => Err(doubt(cause).await),
-                }
-            };
+            let counting = counted(all, (&context, &tables));
             Some(cancel.unless_stopped(counting).await?)
         }
         None => None,
@@ -283,12 +276,7 @@ pub(super) async fn shards(
         Some(0) => Err(Error::config("the number of shards must be at least 1")),
         Some(count) => Ok((count, 0)),
         None => {
-            let rows = async {
-                match count(query.clone()).await {
-                    Ok(rows) => Ok(rows),
-                    Err(failure) => Err(tables.explain(context, failure, COUNTING).await),
-                }
-            };
+            let rows = counted(query.clone(), (context, tables));
             let rows = request.input.cancel.unless_stopped(rows).await?;
             let count = if rows < SMALL_CORPUS { 1 } else { request.default_shards.max(1) };
             Ok((count, rows))
@@ -337,6 +325,14 @@ pub(super) fn gathering(
 
 const COUNTING: &str = "counting the corpus";
 const READING: &str = "reading the corpus";
+
+/// How many rows a query of these tables has.
+async fn counted(query: DataFrame, (context, tables): (&SessionContext, &Tables)) -> Result<u64> {
+    match count(query).await {
+        Ok(rows) => Ok(rows),
+        Err(failure) => Err(tables.explain(context, failure, COUNTING).await),
+    }
+}
 
 /// The rows of a query. Not `DataFrame::count`, which plans on whatever stack it is called on.
 async fn count(query: DataFrame) -> std::result::Result<u64, DataFusionError> {

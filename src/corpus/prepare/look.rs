@@ -98,8 +98,7 @@ async fn looked(
     let options = request.input.options;
     let wrong_sql = |cause| sql_error(cause, &options.tables);
     let exact = options.types == TypeRule::Exact;
-    let earlier = request.earlier.as_ref().filter(|_| exact);
-    let ids = WantedIds::of(earlier.and_then(|earlier| earlier.note.as_ref()));
+    let ids = WantedIds::of(request.input.known_id(request.earlier.as_ref()));
     let mut contract = Contract::check(query.logical_plan(), options, &template, 1, ids)?;
     let rows_of = match wanted {
         Wanted::Rows(count) => query.limit(0, Some(count)),

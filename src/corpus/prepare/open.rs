@@ -50,6 +50,11 @@ impl CorpusInput<'_> {
         let uris: Vec<_> = self.options.tables.iter().map(TableOptions::shown_uri).collect();
         format!("a file of the corpus ({})", uris.join(", "))
     }
+
+    /// Some note's id of the newest snapshot, whose type is that of all.
+    pub(super) fn known_id<'e>(&self, earlier: Option<&'e Earlier>) -> Option<&'e NoteId> {
+        earlier.filter(|_| self.options.types == TypeRule::Exact)?.note.as_ref()
+    }
 }
 
 /// What a corpus is opened with.

@@ -57,18 +57,7 @@ impl Tables {
         context: &SessionContext,
         names: &[String],
     ) -> Result<bool> {
-        let mut grown = false;
-        for table in &mut self.tables {
-            let Some(more) = table.with(names) else { continue };
-            *table = Arc::new(more);
-            let name = TableReference::bare(table.name());
-            context
-                .deregister_table(name.clone())
-                .and_then(|_| context.register_table(name, table.clone()))
-                .map_err(|e| error(e, "registering a table"))?;
-            grown = true;
-        }
-        Ok(grown)
+        self.replaced(context, |table| table.with(names))
     }
 
     /// Has SQL find columns of any type in tables of text of which only the start was read: there may be other values
@@ -78,16 +67,25 @@ impl Tables {
         context: &SessionContext,
         is_sure: bool,
     ) -> Result<bool> {
-        let mut left = false;
+        self.replaced(context, |table| table.left_open(is_sure))
+    }
+
+    /// Has SQL find what `other` makes of tables. False where it makes nothing of any.
+    fn replaced(
+        &mut self,
+        context: &SessionContext,
+        other: impl Fn(&SourceTable) -> Option<SourceTable>,
+    ) -> Result<bool> {
+        let mut any = false;
         for table in &mut self.tables {
-            let Some(open) = table.left_open(is_sure) else { continue };
-            *table = Arc::new(open);
-            left = true;
+            let Some(made) = other(table) else { continue };
+            *table = Arc::new(made);
+            any = true;
         }
-        if left {
+        if any {
             self.register(context)?;
         }
-        Ok(left)
+        Ok(any)
     }
 
     /// Where the history of the one table is, if there is one table and changes can be told of it.
