@@ -7,8 +7,8 @@
 //! loopback, by vector. Standard output gets a table of processor time: medians of the turns. A server's is that of all its
 //! threads, as Linux accounts for it to the nanosecond.
 
-#[path = "vectors.rs"]
-mod vectors;
+#[path = "clock.rs"]
+mod clock;
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,7 +19,7 @@ use std::process::{Child, Command, Stdio};
 use scalingnote::search::Snapshot;
 use scalingnote::store::Root;
 
-use self::vectors::{Failure, cpu_seconds, mix};
+use self::clock::{Failure, cpu_seconds, mix};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_scalingnote");
 const TURNS: usize = 7;
