@@ -15,7 +15,7 @@ mod tests {
     fn a_number_is_wanted() {
         assert_eq!(snapshot("12"), Ok(12));
         for wrong in ["newest", "two", "-1", "1.0", "", "99999999999999999999999"] {
-            assert!(snapshot(wrong).unwrap_err().contains("a snapshot's number"), "{wrong}");
+            assert!(snapshot(wrong).unwrap_err().contains("expected a snapshot number"), "{wrong}");
         }
     }
 }
