@@ -48,7 +48,10 @@ grace=600 # seconds between the deadline, when a run stops itself, and being kil
 
 mkdir -p "$logs" || exit 1
 log="$logs/$(date -u +%Y%m%dT%H%M%SZ).$$.log"
-find "$logs" -name '*.log' -mtime "+$keep" -exec rm -f {} +
+# Without its log the run would not start either, and that would look like an error of its own.
+(: >>"$log") || exit 1
+# Only what this script wrote: the folder may be anybody's, /var/log for one. The slash follows a link to a folder.
+find "$logs/" -maxdepth 1 -type f -name '[0-9]*T[0-9]*Z.[0-9]*.log' -mtime "+$keep" -exec rm -f {} +
 
 # Told to stop: the run is told once (a second signal would end it at once) and waited for.
 child=

@@ -6,23 +6,47 @@ use std::process::{Command, Output};
 use crate::fixture::checkout::{Checkout, package};
 use crate::fixture::program::PROGRAM;
 
-/// Runs `nightly.sh` with a stand-in for the program: what is tested is how its exit codes are handled,
+/// `nightly.sh` with a stand-in for the program: what is tested is how its exit codes are handled,
 /// and some (a killed process, a fault that passes) the program gives only under outside force.
-fn nightly(dir: &Path, program: &str, window_minutes: u32) -> Output {
+fn night(dir: &Path, program: &str) -> Command {
     let stand_in = dir.join("scalingnote");
-    std::fs::write(&stand_in, format!("#!/bin/sh\n{program}\n")).expect("write");
-    make_executable(&stand_in);
-    Command::new(package().join("pipelines/cron/nightly.sh"))
-        .args([dir.join("p.toml"), dir.join("logs")])
-        .env("SCALINGNOTE", stand_in)
-        .env("PAUSE_SECONDS", "0")
-        .env("WINDOW_MINUTES", window_minutes.to_string())
-        .output()
-        .expect("nightly.sh runs")
+    write_script(&stand_in, program);
+    let mut command = Command::new(package().join("pipelines/cron/nightly.sh"));
+    command.args([dir.join("p.toml"), dir.join("logs")]);
+    command.env("SCALINGNOTE", stand_in).env("PAUSE_SECONDS", "0");
+    command
 }
 
-fn make_executable(file: &Path) {
+fn nightly(dir: &Path, program: &str, window_minutes: u32) -> Output {
+    let mut command = night(dir, program);
+    command.env("WINDOW_MINUTES", window_minutes.to_string()).output().expect("nightly.sh runs")
+}
+
+/// Puts a `date` of this text before the system's on the search path.
+fn with_date(command: &mut Command, dir: &Path, text: &str) {
+    let bin = dir.join("bin");
+    std::fs::create_dir_all(&bin).expect("folder");
+    write_script(&bin.join("date"), text);
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("PATH"));
+    command.env("PATH", path);
+}
+
+/// Has `nightly.sh` find these seconds at its first look at the clock, at its second, and so on. A file `looks` counts
+/// them.
+fn with_clock(command: &mut Command, dir: &Path, seconds: &[u64]) {
+    let times: String = seconds.iter().map(|second| format!("{second}\n")).collect();
+    std::fs::write(dir.join("times"), times).expect("write");
+    let date = format!(
+        "[ \"$1\" = +%s ] || exec /bin/date \"$@\"\necho x >>{0}/looks\n\
+         sed -n \"$(wc -l <{0}/looks)p\" {0}/times",
+        dir.display()
+    );
+    with_date(command, dir, &date);
+}
+
+fn write_script(file: &Path, text: &str) {
     use std::os::unix::fs::PermissionsExt as _;
+    std::fs::write(file, format!("#!/bin/sh\n{text}\n")).expect("write");
     std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755)).expect("chmod");
 }
 
@@ -71,40 +95,21 @@ fn passing_faults_are_retried() {
     assert_eq!(std::fs::read_to_string(count).expect("counted"), "x\nx\nx\n");
 }
 
-/// A clock that moves on by 200 seconds at every look stands for a suspended machine: the first look is at
-/// the start, the second after the try, the third after the pause, when the window of 5 minutes is over.
+/// A suspended machine: the first look is at the start, the second after the try, the third after the pause, when the
+/// window of 5 minutes is over.
 #[test]
 fn a_window_that_ends_in_a_pause_is_not_tried_in_again() {
     let dir = tempfile::tempdir().expect("temporary folder");
-    let bin = dir.path().join("bin");
-    std::fs::create_dir(&bin).expect("folder");
-    let clock = dir.path().join("clock");
-    let date = format!(
-        "#!/bin/sh\n[ \"$1\" = +%s ] || exec /bin/date \"$@\"\nseen=$(cat {0} 2>/dev/null || echo 0)\n\
-         echo $((seen + 200)) >{0}\necho $seen\n",
-        clock.display()
-    );
-    std::fs::write(bin.join("date"), date).expect("write");
-    make_executable(&bin.join("date"));
-    let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("PATH"));
-    let stand_in = dir.path().join("scalingnote");
     let tries = dir.path().join("tries");
-    std::fs::write(&stand_in, format!("#!/bin/sh\necho \"$@\" >>{}\nexit 75\n", tries.display()))
-        .expect("write");
-    make_executable(&stand_in);
-    let output = Command::new(package().join("pipelines/cron/nightly.sh"))
-        .args([dir.path().join("p.toml"), dir.path().join("logs")])
-        .env("SCALINGNOTE", stand_in)
-        .env("PATH", path)
-        .env("PAUSE_SECONDS", "0")
-        .env("WINDOW_MINUTES", "5")
-        .output()
-        .expect("nightly.sh runs");
+    let mut command = night(dir.path(), &format!("echo \"$@\" >>{}; exit 75", tries.display()));
+    with_clock(&mut command, dir.path(), &[0, 200, 400]);
+    let output = command.env("WINDOW_MINUTES", "5").output().expect("nightly.sh runs");
     assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), ""));
     let tries = std::fs::read_to_string(tries).expect("tried");
     assert_eq!(tries.lines().count(), 1, "{tries}");
     assert!(tries.contains("--deadline 300s"), "{tries}");
-    assert_eq!(std::fs::read_to_string(clock).expect("the clock was read"), "600\n");
+    let looks = std::fs::read_to_string(dir.path().join("looks"));
+    assert_eq!(looks.expect("the clock was read"), "x\nx\nx\n");
 }
 
 #[test]
@@ -147,6 +152,38 @@ fn an_unfinished_night_is_told_when_it_comes_again() {
 }
 
 #[test]
+fn a_log_that_cannot_be_written_is_told_and_nothing_is_started() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let ran = dir.path().join("ran");
+    let mut command = night(dir.path(), &format!("touch {}", ran.display()));
+    with_date(&mut command, dir.path(), "echo no/such/folder");
+    let output = command.output().expect("nightly.sh runs");
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("no/such/folder") && !text.contains("configuration"), "{text}");
+    assert!(!ran.exists());
+}
+
+/// Whatever else is in the folder, which may be a link: `/var/log` is what somebody would name.
+#[test]
+fn only_its_own_old_logs_are_removed() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let folder = dir.path().join("elsewhere");
+    std::fs::create_dir_all(folder.join("nginx")).expect("folder");
+    std::os::unix::fs::symlink(&folder, dir.path().join("logs")).expect("link");
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(60 * 86_400);
+    let (own, others) =
+        ("20250102T021500Z.123.log", ["syslog.log", "nginx/20250102T021500Z.123.log"]);
+    for name in others.iter().chain([&own]) {
+        let file = std::fs::File::create(folder.join(name)).expect("create");
+        file.set_modified(old).expect("it gets old");
+    }
+    assert!(nightly(dir.path(), "exit 0", 3).status.success());
+    assert!(!folder.join(own).exists(), "old logs would fill the disk");
+    assert!(others.iter().all(|name| folder.join(name).exists()), "they are somebody else's");
+}
+
+#[test]
 fn a_run_that_ignores_its_deadline_is_told_at_once() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let output = nightly(dir.path(), "kill -9 $$", 3);
@@ -154,26 +191,11 @@ fn a_run_that_ignores_its_deadline_is_told_at_once() {
     assert!(said(&output).contains("killed"), "{}", said(&output));
 }
 
-#[test]
-fn a_signal_reaches_the_program_once_and_is_waited_for() {
-    let dir = tempfile::tempdir().expect("temporary folder");
-    let ready = dir.path().join("ready");
-    let told = dir.path().join("told");
-    let program = format!(
-        "trap 'echo x >>{told}; sleep 1; exit 130' TERM; touch {ready}; \
-         while :; do sleep 0.1; done",
-        told = told.display(),
-        ready = ready.display(),
-    );
-    let stand_in = dir.path().join("scalingnote");
-    std::fs::write(&stand_in, format!("#!/bin/sh\n{program}\n")).expect("write");
-    make_executable(&stand_in);
-    let night = Command::new(package().join("pipelines/cron/nightly.sh"))
-        .args([dir.path().join("p.toml"), dir.path().join("logs")])
-        .env("SCALINGNOTE", stand_in)
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .expect("nightly.sh runs");
+/// Runs a night until the file `ready` is there, and tells it to stop.
+fn stopped(dir: &Path, program: &str) -> Output {
+    let ready = dir.join("ready");
+    let mut command = night(dir, program);
+    let night = command.stdout(std::process::Stdio::piped()).spawn().expect("nightly.sh runs");
     for _ in 0..200 {
         if ready.exists() {
             break;
@@ -183,11 +205,26 @@ fn a_signal_reaches_the_program_once_and_is_waited_for() {
     assert!(ready.exists(), "the program was not started");
     let pid = night.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
-    let output = night.wait_with_output().expect("nightly.sh ends");
+    night.wait_with_output().expect("nightly.sh ends")
+}
+
+fn unfinished(dir: &Path) -> String {
+    std::fs::read_to_string(dir.join("logs/unfinished")).expect("counted")
+}
+
+#[test]
+fn a_signal_reaches_the_program_once_and_is_waited_for() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let here = dir.path().display();
+    let program = format!(
+        "trap 'echo x >>{here}/told; sleep 1; exit 130' TERM; touch {here}/ready; \
+         while :; do sleep 0.1; done"
+    );
+    let output = stopped(dir.path(), &program);
     assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), ""), "no reason to mail");
-    assert_eq!(std::fs::read_to_string(&told).expect("told"), "x\n", "told once");
-    let unfinished = std::fs::read_to_string(dir.path().join("logs/unfinished"));
-    assert_eq!(unfinished.expect("counted"), "1\n");
+    let told = std::fs::read_to_string(dir.path().join("told"));
+    assert_eq!(told.expect("told"), "x\n", "told once");
+    assert_eq!(unfinished(dir.path()), "1\n");
 }
 
 /// A checkout with what the schedulers' files are in, at the places that `here` puts into their lines.
@@ -285,9 +322,7 @@ fn a_failed_unit_is_mailed() {
     for (name, text) in
         [("journalctl", "echo \"journal $*\""), ("mail", "{ echo \"mail $*\"; cat; } >$0.sent")]
     {
-        let file = dir.path().join(name);
-        std::fs::write(&file, format!("#!/bin/sh\n{text}\n")).expect("write");
-        make_executable(&file);
+        write_script(&dir.path().join(name), text);
     }
     let service = read("scalingnote.service");
     assert_eq!(values(&service, "OnFailure"), ["scalingnote-failed@%n.service"]);
