@@ -10,7 +10,7 @@
 #
 # A failure (1), a wrong pipeline (2), a refused gate (3) and a killed run are told at once. A night that was only
 # not finished (75, or told to stop) is told when it is the TELL_AFTER-th in a row, for the next run goes on where
-# it stopped; until then this script ends with 0 and prints nothing.
+# it stopped; until then this script ends with 0 and prints nothing. Where that cannot be counted, it is told at once.
 #
 # No lock file is needed: while another run is alive, a run ends with 75 and is tried again in its window.
 set -u
@@ -70,7 +70,16 @@ follow() {
     child=
 }
 
+# The seconds of the window that are left, in $left. A clock that is set back does not give time back.
+look_at_clock() {
+    now=$(date +%s)
+    [ "$now" -ge "$seen" ] || start=$((start - (seen - now)))
+    seen=$now
+    left=$((window - (now - start)))
+}
+
 start=$(date +%s)
+seen=$start
 left=$window
 try=1
 while :; do
@@ -80,16 +89,14 @@ while :; do
     follow
     # 75: run again. That is also how a reached deadline ends: then no time is left, and tomorrow's run goes on.
     [ $code -eq 75 ] && [ -z "$stopped" ] || break
-    left=$((window - ($(date +%s) - start)))
+    look_at_clock
     [ $left -gt "$pause" ] || break
     sleep "$pause" &
     follow
-    if [ -n "$stopped" ]; then
-        code=75
-        break
-    fi
+    code=75 # of the try, not of the pause
+    [ -z "$stopped" ] || break
     # A machine that was suspended in the pause wakes after the window.
-    left=$((window - ($(date +%s) - start)))
+    look_at_clock
     [ $left -gt 0 ] || break
     try=$((try + 1))
 done
@@ -100,9 +107,13 @@ if [ $code -eq 0 ]; then
 fi
 nights=
 if [ $code -eq 75 ] || [ $code -eq 130 ]; then
-    nights=$(($(cat "$unfinished" 2>/dev/null || echo 0) + 1))
-    echo "$nights" >"$unfinished"
-    if [ "$nights" -lt "$tell_after" ]; then
+    nights=$(cat "$unfinished" 2>/dev/null)
+    case $nights in
+        # Empty after a full disk, or not ours.
+        '' | 0* | *[!0-9]* | ??????????*) nights=0 ;;
+    esac
+    nights=$((nights + 1))
+    if echo "$nights" >"$unfinished" && [ "$nights" -lt "$tell_after" ]; then
         echo "exit code $code, not finished; told from night $tell_after in a row" >>"$log"
         exit 0
     fi

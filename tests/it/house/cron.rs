@@ -110,6 +110,20 @@ fn a_window_that_ends_in_a_pause_is_not_tried_in_again() {
     assert!(tries.contains("--deadline 300s"), "{tries}");
     let looks = std::fs::read_to_string(dir.path().join("looks"));
     assert_eq!(looks.expect("the clock was read"), "x\nx\nx\n");
+    assert_eq!(unfinished(dir.path()), "1\n", "the pause ended well, the night did not");
+}
+
+#[test]
+fn a_clock_that_is_set_back_does_not_make_the_window_longer() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let tries = dir.path().join("tries");
+    let program = format!("echo \"$4\" >>{}; exit 75", tries.display());
+    let mut command = night(dir.path(), &program);
+    // A day back during the first try; from then on 100 s pass between two looks.
+    with_clock(&mut command, dir.path(), &[86_500, 100, 200, 300, 400]);
+    let output = command.env("WINDOW_MINUTES", "5").output().expect("nightly.sh runs");
+    assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), ""));
+    assert_eq!(std::fs::read_to_string(tries).expect("tried"), "300s\n200s\n");
 }
 
 #[test]
@@ -149,6 +163,29 @@ fn an_unfinished_night_is_told_when_it_comes_again() {
         let good = nightly(dir.path(), "exit 0", 0);
         assert_eq!((good.status.code(), said(&good).as_str()), (Some(0), ""));
     }
+}
+
+#[test]
+fn a_count_of_nights_that_is_not_a_number_begins_again() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    std::fs::create_dir(dir.path().join("logs")).expect("folder");
+    // A full disk leaves it empty.
+    for text in ["", "\n", "abc\n", "1 2\n", "1\r\n", "08\n", "99999999999999999999\n"] {
+        std::fs::write(dir.path().join("logs/unfinished"), text).expect("write");
+        let output = nightly(dir.path(), "exit 75", 0);
+        assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), ""), "{text:?}");
+        assert_eq!(unfinished(dir.path()), "1\n", "{text:?}");
+    }
+}
+
+#[test]
+fn an_unfinished_night_that_cannot_be_counted_is_told_at_once() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    // A folder can be written to by nobody, not even by root.
+    std::fs::create_dir_all(dir.path().join("logs/unfinished")).expect("folder");
+    let output = nightly(dir.path(), "exit 75", 0);
+    assert_eq!(output.status.code(), Some(75));
+    assert!(said(&output).contains("the next run goes on from here"), "{}", said(&output));
 }
 
 #[test]
