@@ -56,11 +56,19 @@ find "$logs/" -maxdepth 1 -type f -name '[0-9]*T[0-9]*Z.[0-9]*.log' -mtime "+$ke
 # Told to stop: the run is told once (a second signal would end it at once) and waited for.
 child=
 stopped=
-trap 'stopped=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT
+told=
+trap 'stopped=yes; tell' TERM INT
+tell() {
+    [ -n "$child" ] && [ "$told" != "$child" ] || return 0
+    told=$child
+    kill -TERM "$child" 2>/dev/null
+}
 
 # Waits for a command that a signal may reach through the trap; its exit code is in $code.
 follow() {
     child=$!
+    # A signal that came before the line above found nobody to tell.
+    [ -z "$stopped" ] || tell
     wait "$child"
     code=$?
     while kill -0 "$child" 2>/dev/null; do
@@ -82,7 +90,8 @@ start=$(date +%s)
 seen=$start
 left=$window
 try=1
-while :; do
+code=130
+while [ -z "$stopped" ]; do
     echo "try $try, $left seconds left" >>"$log"
     timeout --foreground --signal=TERM --kill-after=60 $((left + grace)) \
         "$program" run "$pipeline" --deadline "${left}s" --progress lines >>"$log" 2>&1 &
@@ -94,12 +103,13 @@ while :; do
     sleep "$pause" &
     follow
     code=75 # of the try, not of the pause
-    [ -z "$stopped" ] || break
     # A machine that was suspended in the pause wakes after the window.
     look_at_clock
     [ $left -gt 0 ] || break
     try=$((try + 1))
 done
+# Stopped before it could handle the signal.
+[ -z "$stopped" ] || [ $code -ne 143 ] || code=130
 unfinished="$logs/unfinished" # how many nights in a row
 if [ $code -eq 0 ]; then
     rm -f "$unfinished"
@@ -124,7 +134,8 @@ case $code in
     3) meaning="a gate refused the snapshot; the last one stays published" ;;
     75) meaning="not finished in its window; the next run goes on from here" ;;
     130) meaning="told to stop; the next run goes on from here" ;;
-    124 | 137) meaning="killed: it did not stop at its deadline" ;;
+    124) meaning="killed: it did not stop at its deadline" ;;
+    137) meaning="killed: out of memory, or it did not stop at its deadline" ;;
     *) meaning="failed" ;;
 esac
 echo "scalingnote run $pipeline: exit code $code, $meaning (try $try${nights:+, night $nights in a row})"

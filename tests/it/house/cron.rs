@@ -221,11 +221,15 @@ fn only_its_own_old_logs_are_removed() {
 }
 
 #[test]
-fn a_run_that_ignores_its_deadline_is_told_at_once() {
+fn a_run_that_is_killed_is_told_at_once() {
     let dir = tempfile::tempdir().expect("temporary folder");
-    let output = nightly(dir.path(), "kill -9 $$", 3);
-    assert_eq!(output.status.code(), Some(137));
-    assert!(said(&output).contains("killed"), "{}", said(&output));
+    for (program, code, meaning) in
+        [("kill -9 $$", 137, "out of memory"), ("exit 124", 124, "did not stop at its deadline")]
+    {
+        let output = nightly(dir.path(), program, 3);
+        assert_eq!(output.status.code(), Some(code));
+        assert!(said(&output).contains(meaning), "{}", said(&output));
+    }
 }
 
 /// Runs a night until the file `ready` is there, and tells it to stop.
@@ -261,6 +265,33 @@ fn a_signal_reaches_the_program_once_and_is_waited_for() {
     assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), ""), "no reason to mail");
     let told = std::fs::read_to_string(dir.path().join("told"));
     assert_eq!(told.expect("told"), "x\n", "told once");
+    assert_eq!(unfinished(dir.path()), "1\n");
+}
+
+#[test]
+fn a_program_that_could_not_handle_the_signal_yet_was_stopped_too() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let output =
+        stopped(dir.path(), &format!("touch {}/ready; exec sleep 60", dir.path().display()));
+    assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), ""), "no reason to mail");
+    assert_eq!(unfinished(dir.path()), "1\n");
+}
+
+/// The signal comes while it looks at the clock for the first time; the log's name tells whom to send it to.
+#[test]
+fn a_signal_before_the_run_keeps_it_from_starting() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let ran = dir.path().join("ran");
+    let mut command = night(dir.path(), &format!("touch {}", ran.display()));
+    let date = format!(
+        "[ \"$1\" = +%s ] || exec /bin/date \"$@\"\nset -- {}/logs/*.log\npid=${{1%.log}}\n\
+         kill -TERM \"${{pid##*.}}\"\nexec /bin/date +%s",
+        dir.path().display()
+    );
+    with_date(&mut command, dir.path(), &date);
+    let output = command.output().expect("nightly.sh runs");
+    assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), ""));
+    assert!(!ran.exists(), "it was told to stop before");
     assert_eq!(unfinished(dir.path()), "1\n");
 }
 
