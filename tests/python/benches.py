@@ -1,6 +1,6 @@
 """The benches' own parts: steps that are cut, the rows that say so, and the reading of cargo's timings.
 
-python3 tests/python/benches.py; tests/it/house/benches.rs runs it.
+python3 tests/python/benches.py; tests/it/house/scripts.rs runs it.
 """
 
 import contextlib

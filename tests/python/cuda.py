@@ -1,6 +1,6 @@
 """How a build for GPUs chooses what it compiles for, and what it says about libraries.
 
-python3 tests/python/cuda.py; tests/it/house/cuda.rs runs it.
+python3 tests/python/cuda.py; tests/it/house/scripts.rs runs it.
 """
 
 import contextlib

@@ -1,9 +1,7 @@
 //! What is asked of the whole: layers, contracts, privacy, hostile input, words, and the files beside the program.
 
-mod benches;
 mod claims;
 mod cron;
-mod cuda;
 mod features;
 mod guarantees;
 pub mod hostile;
@@ -12,4 +10,5 @@ mod layers;
 mod privacy;
 pub mod readme;
 mod schemas;
+mod scripts;
 mod words;
