@@ -81,7 +81,8 @@ class Opening(unittest.TestCase):
             path.write_text(text.replace(old, new), encoding="utf-8")
             with self.assertRaisesRegex(CorruptError, "altered"):
                 Snapshot.open(self.made.folder)
-        for wrong in ["{}", "[]", "", text[:100], '{"version": 1, "number": 1, "content": []}']:
+        deep = ['{"version": 1, "number": 1, "content": ' + "[" * n + "]" * n + "}" for n in (900, 100_000)]
+        for wrong in ["{}", "[]", "", text[:100], '{"version": 1, "number": 1, "content": []}', *deep]:
             path.write_text(wrong, encoding="utf-8")
             with self.assertRaises(CorruptError):
                 Snapshot.open(self.made.folder)
@@ -106,8 +107,21 @@ class Opening(unittest.TestCase):
             with self.subTest(told), self.assertRaisesRegex(UnsupportedError, told):
                 Snapshot.open(self.made.folder, number)
 
+    def test_a_manifest_of_another_shape_is_refused(self):
+        for change in [
+            lambda content: content["shards"].__setitem__(0, "x"),
+            lambda content: content["index"].update(options=[]),
+            lambda content: content["index"]["calibration"].update(scale=10**400),
+            lambda content: content["shards"][0]["sidecar"].update(path=1),
+            lambda content: content["shards"][0]["ids"].update(sha256=None),
+        ]:
+            number = self.publish(change=lambda document, change=change: change(document["content"]))
+            with self.assertRaisesRegex(CorruptError, "is not valid"):
+                Snapshot.open(self.made.folder, number)
+
     def test_no_path_leads_out_of_the_root(self):
-        for path in ["../secret", "/etc/passwd", "indexes/../../x", "a\\..\\b", "."]:
+        names = ["", "a//b", "a/", "a b", "a\0b", "C:/x", "x" * 513]
+        for path in ["../secret", "/etc/passwd", "indexes/../../x", "a\\..\\b", ".", *names]:
 
             def lead_out(document, path=path):
                 document["content"]["shards"][0]["index"]["path"] = path
@@ -115,6 +129,22 @@ class Opening(unittest.TestCase):
             number = self.publish(change=lead_out)
             with self.subTest(path), self.assertRaisesRegex(CorruptError, "not a key"):
                 Snapshot.open(self.made.folder, number)
+
+    def test_no_copy_leads_out_of_the_cache(self):
+        """A copy is named by its SHA-256, which the manifest says."""
+        victim = self.folder / "victim.usearch"
+        for sha256 in ["../victim", str(victim.with_suffix("")), "0" * 63, "A" * 64]:
+
+            def lead_out(document, sha256=sha256):
+                index = document["content"]["shards"][0]["index"]
+                victim.write_bytes((self.made.folder / index["path"]).read_bytes())
+                index["sha256"] = sha256
+
+            number = self.publish(change=lead_out)
+            for check in (True, False):
+                with self.subTest(sha256), self.assertRaisesRegex(CorruptError, "SHA-256"):
+                    Snapshot.open(self.made.folder, number, cache=self.folder / "cache", check=check)
+        self.assertEqual(files(self.folder / "cache"), [])
 
     def test_files_that_do_not_belong_together_are_told(self):
         rows = numbered(50)
@@ -130,6 +160,11 @@ class Opening(unittest.TestCase):
             (whole | {"sidecar": fewer["sidecar"]}, "is not the index of"),
             (whole | {"ids": fewer["ids"]}, "are not those of the index"),
             (whole | {"removed": stranger}, "no vector"),
+            (whole | {"sidecar": self.made.put("f16", b"SNF16")}, "is not an f16 sidecar"),
+            (whole | {"index": self.made.put("usearch", b"junk" * 100)}, "is not a usearch index"),
+            (whole | {"ids": self.made.put("ids.parquet", b"PAR1")}, "not the Parquet file"),
+            (whole | {"ids": stranger["file"]}, "not the Parquet file"),
+            (whole | {"removed": stranger | {"file": self.made.put("removed.parquet", b"x")}}, "not the Parquet file"),
         ]:
             notes = 50 - ("removed" in mixed)
             number = self.made.publish([[mixed]], notes=notes)

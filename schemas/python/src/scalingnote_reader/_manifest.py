@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 from ._errors import CorruptError, UnsupportedError
@@ -22,6 +22,10 @@ _SHARD = frozenset("shard notes vectors orphans source parts index sidecar ids r
 _SEGMENT = frozenset("vectors index sidecar ids removed canaries".split())
 _SIGNS = frozenset("seed mean query_share gain".split())
 _OPTIONS = frozenset("quantization connectivity expansion_add expansion_search rescore builder".split())
+# Of a key, as `scalingnote` has it: what no file system reads as anything but a name.
+_NAME = re.compile("[A-Za-z0-9_.=+@-]+")
+_LONGEST_KEY = 512
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ def parse(data: bytes, number: int) -> Manifest:
         if hashlib.sha256(text.encode()).hexdigest() != document["content_hash"]:
             raise CorruptError("the manifest's content is not what its hash says: it was altered")
         return _manifest(document, content)
-    except (KeyError, TypeError, ValueError) as cause:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as cause:
         raise CorruptError(f"manifest {number} is not valid: {cause!r}") from cause
 
 
@@ -193,11 +197,15 @@ def _canary(canary: dict[str, Any]) -> Canary:
 
 
 def _file(entry: dict[str, Any]) -> FileRef:
-    path = PurePosixPath(entry["path"])
-    # A root may come from anybody; its manifest must not lead out of it.
-    if path.is_absolute() or ".." in path.parts or "\\" in entry["path"] or not path.parts:
-        raise CorruptError(f"the manifest names the file {entry['path']!r}, which is not a key below the root")
-    return FileRef(entry["path"], entry["size"], entry["sha256"])
+    # A root may come from anybody; its manifest must not lead out of it, nor out of the cache, where a copy is named by
+    # its SHA-256.
+    path, sha256 = entry["path"], entry["sha256"]
+    names = path.split("/")
+    if len(path) > _LONGEST_KEY or any(name in (".", "..") or not _NAME.fullmatch(name) for name in names):
+        raise CorruptError(f"the manifest names the file {path[:80]!r}, which is not a key below the root")
+    if not _SHA256.fullmatch(sha256):
+        raise CorruptError(f"the manifest says that the SHA-256 of {path} is {sha256[:80]!r}")
+    return FileRef(path, entry["size"], sha256)
 
 
 def _only(entry: dict[str, Any], known: frozenset[str], place: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,14 @@ class Notes:
     def __init__(self, path: Path, keys: npt.NDArray[np.uint64]) -> None:
         """Read the ids, which must be those of these keys."""
         # Opened for good, so that a gc that deletes the file does not matter.
-        self._file = pq.ParquetFile(path, memory_map=True)
-        table = self._file.read(["key", "note_id", "chunk"]).combine_chunks()
-        if not np.array_equal(table["key"].to_numpy(), keys):
+        with _parquet(path):
+            self._file = pq.ParquetFile(path, memory_map=True)
+            table = self._file.read(["key", "note_id", "chunk"]).combine_chunks()
+            own_keys, ids = table["key"].to_numpy(), table["note_id"].chunks
+            self.chunks: npt.NDArray[np.uint32] = table["chunk"].to_numpy()
+        if not np.array_equal(own_keys, keys):
             raise CorruptError(f"the keys of {path} are not those of the index beside it")
-        self.ids: pa.Array = pa.concat_arrays(table["note_id"].chunks)
-        self.chunks: npt.NDArray[np.uint32] = table["chunk"].to_numpy()
+        self.ids: pa.Array = pa.concat_arrays(ids)
         names = self._file.schema_arrow.names
         self._names = list(names[len(_OWN) :])
         self._stored: pa.Table | None = None
@@ -75,5 +78,16 @@ def removed_keys(root: Root, file: FileRef | None) -> npt.NDArray[np.uint64]:
     """Return the keys of a segment that no longer count."""
     if file is None:
         return np.empty(0, np.uint64)
-    keys: npt.NDArray[np.uint64] = pq.read_table(pa.BufferReader(root.read_file(file)))["key"].to_numpy()
+    data = root.read_file(file)
+    with _parquet(file.path):
+        keys: npt.NDArray[np.uint64] = pq.read_table(pa.BufferReader(data))["key"].to_numpy()
     return keys
+
+
+@contextlib.contextmanager
+def _parquet(file: Path | str) -> Iterator[None]:
+    """Name a file that is not Parquet, or lacks a column."""
+    try:
+        yield
+    except (pa.ArrowInvalid, KeyError) as cause:
+        raise CorruptError(f"{file} is not the Parquet file that its name says: {cause}") from cause

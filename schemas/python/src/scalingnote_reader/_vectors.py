@@ -39,14 +39,14 @@ class Vectors:
         self.dimensions = dimensions
         with sidecar.open("rb") as file:
             header = file.read(_HEADER.size)
-        magic, version, width, count = _HEADER.unpack(header)
+        magic, version, width, count = _HEADER.unpack(header.ljust(_HEADER.size, b"\0"))
         start = -(-(_START + 8 * count) // 64) * 64
         size = start + 2 * count * dimensions
         if (magic, version, width) != (b"SNF16", 1, dimensions) or sidecar.stat().st_size != size:
             raise CorruptError(f"{sidecar} is not an f16 sidecar of {dimensions} dimensions")
         self.keys: npt.NDArray[np.uint64] = np.memmap(sidecar, "<u8", "r", _START, (count,))
         self._halves: npt.NDArray[np.float16] = np.memmap(sidecar, "<f2", "r", start, (count, dimensions))
-        restored = Index.restore(str(index), view=True)
+        restored = _restore(index)
         if restored is None or restored.ndim != dimensions or len(restored) != count:
             raise CorruptError(f"{index} is not the index of {sidecar}")
         restored.expansion_search = options.expansion_search  # type: ignore[misc]
@@ -148,3 +148,12 @@ class Vectors:
     def _is_worth_scanning(self, candidates: int, count: int) -> bool:
         walk = _MET * max(candidates, self.options.expansion_search) * (self.dimensions + _OVERHEAD)
         return count * count * self.dimensions <= walk * len(self)
+
+
+def _restore(index: Path) -> Index | None:
+    """Map a usearch file. A usearch that is told of a file that is gone says nothing."""
+    index.stat()
+    try:
+        return Index.restore(str(index), view=True)
+    except (RuntimeError, ValueError) as cause:
+        raise CorruptError(f"{index} is not a usearch index") from cause
