@@ -2,16 +2,21 @@
 
 import hashlib
 import logging
+import os
 import pathlib
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 import unittest
+from unittest import mock
 
 import numpy as np
 from made import Made, numbered, vectors
 
 from scalingnote_reader import CorruptError, NotFoundError, Snapshot, UnsupportedError, follow
+from scalingnote_reader._root import Root
 
 try:
     import fsspec
@@ -48,6 +53,43 @@ class Opening(unittest.TestCase):
         self.assertEqual((Snapshot.open(uri, 1).notes, Snapshot.open(uri).notes), (49, 59))
         with self.assertRaises(NotFoundError):
             Snapshot.open(self.made.folder, 3)
+        with self.assertRaisesRegex(ValueError, "write file:///path"):
+            Snapshot.open(f"file:/{self.made.folder}")
+
+    def test_a_purge_while_it_is_opened_leads_to_the_newer_one(self):
+        """A purge publishes what it left, and takes all older snapshots with it."""
+        for what in ("snapshots", "indexes"):
+            number = self.publish(50)
+            read = Root.manifest
+
+            def purge(root, asked, number=number, read=read, what=what):
+                manifest = read(root, asked)
+                if asked != number:
+                    return manifest
+                shutil.rmtree(self.made.folder / what)
+                self.publish(60, seed=number)
+                return read(root, asked) if what == "snapshots" else manifest
+
+            with self.subTest(what), mock.patch.object(Root, "manifest", purge):
+                opened = Snapshot.open(self.made.folder)
+                self.assertEqual((opened.number, opened.notes), (number + 1, 59))
+                with self.assertRaises(NotFoundError):
+                    Snapshot.open(self.made.folder, number)
+
+    def test_a_file_that_goes_while_it_is_opened_is_told(self):
+        fetch = Root.fetch
+        for suffix in (".usearch", ".f16", ".parquet"):
+
+            def gone(root, file, *, check, suffix=suffix):
+                path = fetch(root, file, check=check)
+                if path.suffix == suffix:
+                    path.unlink()
+                return path
+
+            self.publish()
+            told = self.assertRaisesRegex(NotFoundError, f"went while.*{suffix}")
+            with self.subTest(suffix), mock.patch.object(Root, "fetch", gone), told:
+                Snapshot.open(self.made.folder)
 
     def test_a_flipped_bit_or_a_missing_file_is_told(self):
         self.publish()
@@ -204,6 +246,50 @@ class Opening(unittest.TestCase):
             self.assertEqual((notes.current.number, notes.failure), (3, None))
         with self.assertRaises(NotFoundError):
             follow(self.folder / "nowhere")
+        for every in (0, -1, float("nan"), float("inf")):
+            with self.assertRaisesRegex(ValueError, "every"):
+                follow(self.made.folder, every=every)
+
+    def test_a_root_that_is_gone_is_told_and_the_snapshot_stays(self):
+        """A disk that is not mounted any more is an empty folder."""
+        self.publish(50)
+        with follow(self.made.folder, every=3600) as notes:
+            self.made.folder.rename(self.folder / "unmounted")
+            self.assertFalse(notes.look())
+            self.assertIsInstance(notes.failure, NotFoundError)
+            self.assertEqual(len(notes.current.search(QUERY, 5)), 5)
+            (self.folder / "unmounted").rename(self.made.folder)
+            self.assertFalse(notes.look())
+            self.assertIsNone(notes.failure)
+
+    def test_a_cache_that_was_cleaned_up_is_made_again(self):
+        self.publish(50)
+        cache = self.folder / "cache"
+        with follow(self.made.folder, every=3600, cache=cache) as notes:
+            shutil.rmtree(cache)
+            self.assertEqual(len(notes.current.search(QUERY, 5)), 5)
+            self.publish(60)
+            self.assertTrue(notes.look())
+            self.assertEqual(len(files(cache)), 3)
+        if os.name == "posix":
+            self.assertEqual(cache.stat().st_mode & 0o777, 0o700)
+
+    @unittest.skipUnless(fsspec and hasattr(os, "fork"), "fsspec is not installed, or nothing forks")
+    def test_a_forked_process_leaves_the_copies_to_the_one_that_made_them(self):
+        script = """if True:
+            import os, sys
+            from scalingnote_reader._root import Root
+            root = Root("memory://notes")
+            if os.fork() == 0:
+                sys.exit(0)
+            os.wait()
+            print(root._cache, root._cache.is_dir())
+        """
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", script]
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout  # noqa: S603
+        folder, _, there = said.strip().rpartition(" ")
+        self.assertEqual((there, pathlib.Path(folder).exists()), ("True", False))
 
     def index_of(self, number):
         return Snapshot.open(self.made.folder, number).manifest["content"]["shards"][0]["index"]["path"]
@@ -258,7 +344,8 @@ class Opening(unittest.TestCase):
     def test_vectors_are_those_of_the_notes(self):
         self.publish(50)
         snapshot = Snapshot.open(self.made.folder)
-        np.testing.assert_allclose(snapshot.vector(7), numbered(50)[7][2], atol=1e-3)
+        for seven in (7, np.int64(7), np.uint8(7)):
+            np.testing.assert_allclose(snapshot.vector(seven), numbered(50)[7][2], atol=1e-3)
         for missing in (0, 50, "7"):
             with self.assertRaises(KeyError):
                 snapshot.vector(missing)

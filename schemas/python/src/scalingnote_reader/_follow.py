@@ -39,6 +39,8 @@ class Follower:
 
     def __init__(self, root: Root, every: float, check: bool) -> None:
         """Open the newest snapshot and begin to look; call `follow`."""
+        if not 0 < every <= threading.TIMEOUT_MAX:
+            raise ValueError(f"`every` is {every}: how many seconds pass between two looks, more than 0")
         self._root = root
         self._every = every
         self._check = check
@@ -65,8 +67,8 @@ class Follower:
         with self._looking:
             number = None
             try:
-                numbers = self._root.numbers()
-                number = numbers[-1] if numbers else 0
+                # A root without any snapshot is not up to date: a disk that is not mounted any more looks like that.
+                number = self._root.newest()
                 if number <= (self._current.number if self._current else 0):
                     self._broken = self.failure = None
                     return False

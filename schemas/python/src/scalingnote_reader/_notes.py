@@ -46,7 +46,8 @@ class Notes:
 
     def row_of(self, note: int | str, chunk: int, live: npt.NDArray[np.bool_]) -> int | None:
         """Return the live row of a note's chunk."""
-        tagged = f"i:{note}" if isinstance(note, int) else f"s:{note}"
+        # numpy's integers are none of Python's, and what an array of ids gives.
+        tagged = f"i:{note}" if isinstance(note, (int, np.integer)) else f"s:{note}"
         same = pc.equal(self.ids, tagged).to_numpy(zero_copy_only=False)
         rows = np.flatnonzero(same & live & (self.chunks == chunk))
         return int(rows[0]) if len(rows) else None

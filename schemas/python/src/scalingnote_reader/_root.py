@@ -21,6 +21,7 @@ from ._manifest import FileRef, Manifest, parse
 _SNAPSHOTS = "snapshots"
 _MANIFEST = re.compile(r"(\d{20})\.json")
 _BLOCK = 1 << 20
+_OWN = 0o700  # as the copies themselves: for this user alone
 
 
 class _Store(Protocol):
@@ -86,9 +87,9 @@ class Root:
         if self._folder is None:
             if cache is None:
                 cache = tempfile.mkdtemp(prefix="scalingnote-")
-                weakref.finalize(self, shutil.rmtree, cache, ignore_errors=True)
+                weakref.finalize(self, _remove, cache, os.getpid())
             self._cache = Path(cache)
-            self._cache.mkdir(parents=True, exist_ok=True)
+            self._cache.mkdir(_OWN, parents=True, exist_ok=True)
         self._copied: set[Path] = set()
 
     def numbers(self) -> list[int]:
@@ -98,6 +99,13 @@ class Root:
         except FileNotFoundError:
             return []
         return sorted(int(found[1]) for name in names if (found := _MANIFEST.fullmatch(name)))
+
+    def newest(self) -> int:
+        """Return the greatest number."""
+        numbers = self.numbers()
+        if not numbers:
+            raise NotFoundError(f"there is no snapshot in {self.uri}")
+        return numbers[-1]
 
     def manifest(self, number: int) -> Manifest:
         """Read the manifest with this number."""
@@ -125,6 +133,8 @@ class Root:
         assert self._cache is not None  # noqa: S101 - one of the two is set
         path = self._cache / (file.sha256 + PurePosixPath(file.path).suffix)
         if not self._is_there(path, file, check=check):
+            # What cleans up temporary folders may have taken it.
+            self._cache.mkdir(_OWN, parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(dir=self._cache, suffix=".part")
             os.close(descriptor)
             part = Path(name)
@@ -174,7 +184,17 @@ def _local_folder(uri: str) -> Path | None:
     if "://" not in uri:
         return Path(uri)
     parts = urlsplit(uri)
-    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+    if parts.scheme != "file":
+        return None
+    if parts.netloc not in ("", "localhost"):
+        raise ValueError(f"{uri} is not an absolute file URI: write file:///path")
+    return Path(unquote(parts.path))
+
+
+def _remove(folder: str, owner: int) -> None:
+    """Remove a temporary folder; a forked process that ends leaves it to the one that made it."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sha256(path: Path) -> str:

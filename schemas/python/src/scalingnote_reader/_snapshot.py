@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 from ._errors import CorruptError, NotFoundError
 from ._manifest import FileRef, Manifest, SegmentRef
 from ._notes import Notes, removed_keys
-from ._quantize import Floats, unit
+from ._quantize import unit
 from ._root import Root
+from ._rotation import Floats
 from ._vectors import Mask, Vectors
 
 _ROW = "__row_of_segment"
@@ -98,10 +99,17 @@ class Snapshot:
         a URI always, they are copied into that folder (a temporary one by default) and hashed on the way.
         """
         opened = Root(root, cache=cache, storage_options=storage_options)
-        numbers = opened.numbers() if number is None else [number]
-        if not numbers:
-            raise NotFoundError(f"there is no snapshot in {opened.uri}")
-        return open_beside(opened, opened.manifest(numbers[-1]), None, check=check)
+        if number is not None:
+            return open_beside(opened, opened.manifest(number), None, check=check)
+        newest = opened.newest()
+        while True:
+            try:
+                return open_beside(opened, opened.manifest(newest), None, check=check)
+            except NotFoundError:
+                # A purge takes what was the newest when it was looked for, once there is a newer one.
+                before, newest = newest, opened.newest()
+                if newest <= before:
+                    raise
 
     @property
     def number(self) -> int:
@@ -200,6 +208,13 @@ class Snapshot:
 
 def open_beside(root: Root, manifest: Manifest, before: Snapshot | None, *, check: bool) -> Snapshot:
     """Open a snapshot; indexes that are open in `before` are taken over."""
+    try:
+        return _open_beside(root, manifest, before, check=check)
+    except FileNotFoundError as cause:
+        raise NotFoundError(f"a file went while snapshot {manifest.number} was opened: {cause}") from cause
+
+
+def _open_beside(root: Root, manifest: Manifest, before: Snapshot | None, *, check: bool) -> Snapshot:
     indexes: dict[tuple[FileRef, FileRef], Vectors] = {}
     ids: dict[tuple[FileRef, FileRef], Notes] = {}
     if before is not None and before._manifest.same_index(manifest):
