@@ -64,6 +64,7 @@ check-tools: ## Check that this machine has what the build and `make index` need
 		*) echo "error: NOTES=$(NOTES) is not known: use NOTES=699 (399 notes) or NOTES=1000 (938 notes)" >&2; exit 2;; esac
 	@command -v $(CARGO) >/dev/null || { echo "error: cargo is missing: install Rust 1.94 or newer with rustup (rust-lang.org)" >&2; exit 2; }
 	@version=$$($(CARGO) --version | awk '{ print $$2 }'); \
+	[ -n "$$version" ] || { echo "error: cargo does not run (see above; without a toolchain: rustup default stable)" >&2; exit 2; }; \
 	major=$${version%%.*}; rest=$${version#*.}; minor=$${rest%%.*}; \
 	if [ "$$major" -lt 1 ] || { [ "$$major" -eq 1 ] && [ "$$minor" -lt 94 ]; }; then \
 		echo "error: cargo $$version is too old: 1.94 or newer is needed (rustup update stable)" >&2; exit 2; fi
@@ -113,12 +114,20 @@ test-airflow: check-tools build ## Run the Airflow DAG under the real Airflow (i
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
 	tests/python/airflow_daily.sh "$(BIN)" "$(abspath $(CACHE))"
 
+# An environment gets its mark when everything is in it: one whose installation was cut off is made again.
+$(CACHE)/%-venv/installed:
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install -q --disable-pip-version-check $(PACKAGES)
+	@touch $@
+
 # PyTorch has some gigabytes; MODELS_PYTHON may name an interpreter that has it.
-MODELS_PYTHON ?= $(CACHE)/models-venv/bin/python
+ifeq ($(origin MODELS_PYTHON),undefined)
+MODELS_PYTHON := $(CACHE)/models-venv/bin/python
+test-models: $(CACHE)/models-venv/installed
+endif
+$(CACHE)/models-venv/installed: PACKAGES = "sentence-transformers>=5" torch numpy gguf
 .PHONY: test-models
 test-models: check-tools build ## Compare towers with sentence-transformers on folders it saved itself (installed into .cache/models-venv).
-	@test -x "$(MODELS_PYTHON)" || { $(PYTHON) -m venv $(CACHE)/models-venv && \
-		$(MODELS_PYTHON) -m pip install -q "sentence-transformers>=5" torch numpy gguf; }
 	$(MODELS_PYTHON) tests/python/parity.py "$(BIN)" "$(abspath $(CACHE))/parity"
 	$(MODELS_PYTHON) tests/python/parity_decoders.py "$(BIN)" "$(abspath $(CACHE))/parity"
 	$(MODELS_PYTHON) tests/python/model_files.py "$(BIN)" "$(abspath $(CACHE))/parity"
@@ -132,12 +141,14 @@ test-stores: check-tools ## Run the store's tests and whole runs in bad weather 
 
 # A build of its own, with what reads Delta tables and databases (Rust 1.95). What is not installed of PostgreSQL and MariaDB is
 # said, and its tests are skipped.
-SOURCES_PYTHON ?= $(CACHE)/sources-venv/bin/python
+ifeq ($(origin SOURCES_PYTHON),undefined)
+SOURCES_PYTHON := $(CACHE)/sources-venv/bin/python
+test-sources: $(CACHE)/sources-venv/installed
+endif
+$(CACHE)/sources-venv/installed: PACKAGES = "deltalake>=1.6" pyarrow
 .PHONY: test-sources
 test-sources: export SCALINGNOTE_PYTHON = $(abspath $(SOURCES_PYTHON))
 test-sources: check-tools ## Read Delta tables that Python wrote, here and on an S3 server, and tables of PostgreSQL, MariaDB and SQLite.
-	@test -x "$(SOURCES_PYTHON)" || { $(PYTHON) -m venv $(CACHE)/sources-venv && \
-		$(SOURCES_PYTHON) -m pip install -q "deltalake>=1.6" pyarrow; }
 	$(CARGO) test --release --features delta,databases --lib corpus::source::
 	$(CARGO) test --release --features delta,databases --test it --no-run
 	$(PYTHON) tests/python/stores.py "$(STORES)" -- $(PYTHON) tests/python/sources.py -- \
@@ -168,7 +179,7 @@ test-hostile: check-tools ## Read thousands of damaged files of every kind in pr
 SECONDS ?= 60
 .PHONY: fuzz
 fuzz: check-tools ## Fuzz every reader of foreign bytes with coverage feedback (SECONDS=60 for each target).
-	tests/fuzz/run.sh $(SECONDS) $(abspath $(CACHE)) $(CARGO)
+	tests/fuzz/run.sh $(SECONDS) "$(abspath $(CACHE))" "$(CARGO)"
 
 .PHONY: test-kubernetes
 test-kubernetes: ## Validate the Kubernetes manifests and lint the Containerfile (tools installed into .cache/kubernetes).
@@ -231,7 +242,7 @@ CUDA = FEATURES=$(FEATURES) CANDLE_FLASH_ATTN_BUILD_DIR="$(abspath $(CACHE))/cud
 cuda: check-tools ## Build gpu/scalingnote for NVIDIA GPUs (FEATURES=flash-attn: with fused attention) beside release/scalingnote.
 	@mkdir -p $(CACHE)/cuda-kernels "$(TARGET_DIR)/gpu"
 	$(CUDA) $(CARGO) rustc --release --bin scalingnote --features $(FEATURES) -- @rpath
-	mv $(BIN) "$(TARGET_DIR)/gpu/scalingnote"
+	mv "$(BIN)" "$(TARGET_DIR)/gpu/scalingnote"
 	$(CARGO) build --release
 	$(CUDA_TOOLKIT) --check "$(TARGET_DIR)/gpu/scalingnote"
 
@@ -301,7 +312,7 @@ bench-serve: ## Measure what a request to `scalingnote serve` costs beside the s
 .PHONY: bench-e2e
 bench-e2e: build ## Measure whole runs over real texts: stages, overlap, and the same with 1% changed (DATA=DIR, benches/README.md).
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
-	$(PYTHON) benches/e2e.py $(BIN) --data $(DATA) --svg benches/e2e.svg
+	$(PYTHON) benches/e2e.py "$(BIN)" --data "$(DATA)" --svg benches/e2e.svg
 
 # BUILD passes options on: BUILD="--compare REV --inner-loop --json FILE".
 BUILD ?=
@@ -320,17 +331,17 @@ bench-claims: build ## Train and judge what the paper claims; goes on where it w
 
 .PHONY: bench-daily
 bench-daily: build ## Measure a day on which 1% of 100,000 notes changed beside a full run (benches/README.md).
-	$(PYTHON) benches/daily.py $(BIN)
+	$(PYTHON) benches/daily.py "$(BIN)"
 
 .PHONY: bench-scale
 bench-scale: build ## Measure planning and metadata, and simulate 100 million notes on 100 GPUs (benches/README.md).
-	$(PYTHON) benches/scale.py $(BIN)
+	$(PYTHON) benches/scale.py "$(BIN)"
 
 .PHONY: bench-cluster
 bench-cluster: ## Measure the way over a Ballista cluster beside one process (benches/README.md).
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
 	$(CARGO) build --release --features cluster
-	$(PYTHON) benches/cluster.py $(BIN) $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
+	$(PYTHON) benches/cluster.py "$(BIN)" $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
 
 # The copy of the list tells what is installed, so a new package reaches an old checkout. Without a network the
 # tests that need these packages say `skipped`; SCALINGNOTE_REQUIRE_PYTHON=1 makes that an error.

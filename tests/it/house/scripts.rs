@@ -28,3 +28,8 @@ fn the_capability_and_the_libraries_are_the_cards() {
 fn what_is_fetched_is_whole_or_named() {
     passes("fetch.py");
 }
+
+#[test]
+fn the_makefiles_targets_take_folders_with_spaces_and_installations_by_half() {
+    passes("targets.py");
+}
