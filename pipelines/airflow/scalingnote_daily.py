@@ -33,12 +33,21 @@ import subprocess
 from airflow.sdk import BaseOperator, TaskGroup, dag, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-PROGRAM = os.environ.get("SCALINGNOTE", "scalingnote")
-PIPELINE = os.environ.get("SCALINGNOTE_PIPELINE", "/opt/scalingnote/pipelines/daily.toml")
-SHARES = int(os.environ.get("SCALINGNOTE_SHARES", "64"))
-CORPUS_SHARES = int(os.environ.get("SCALINGNOTE_CORPUS_SHARES", "1"))
+
+def whole(name: str, default: int, least: int) -> int:
+    """A setting that is a number. With 0 shares no task would be mapped over, and `publish` would miss them every night."""
+    said = os.environ.get(name) or str(default)
+    if not (said.isascii() and said.isdigit() and int(said) >= least):
+        raise ValueError(f"{name} must be a whole number of {least} or more, not {said!r}")
+    return int(said)
+
+
+PROGRAM = os.environ.get("SCALINGNOTE") or "scalingnote"
+PIPELINE = os.environ.get("SCALINGNOTE_PIPELINE") or "/opt/scalingnote/pipelines/daily.toml"
+SHARES = whole("SCALINGNOTE_SHARES", 64, 1)
+CORPUS_SHARES = whole("SCALINGNOTE_CORPUS_SHARES", 1, 1)
 POD = os.environ.get("SCALINGNOTE_POD")
-RETRY_DELAY = datetime.timedelta(seconds=int(os.environ.get("SCALINGNOTE_RETRY_SECONDS", "120")))
+RETRY_DELAY = datetime.timedelta(seconds=whole("SCALINGNOTE_RETRY_SECONDS", 120, 0))
 
 # The plan of each group: the night's is a part of what `plan --brief` says.
 PLAN_KEYS = {

@@ -33,3 +33,8 @@ fn what_is_fetched_is_whole_or_named() {
 fn the_makefiles_targets_take_folders_with_spaces_and_installations_by_half() {
     passes("targets.py");
 }
+
+#[test]
+fn the_airflow_dag_refuses_settings_and_takes_exit_codes_as_they_are_meant() {
+    passes("dag.py");
+}
