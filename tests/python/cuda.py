@@ -8,6 +8,7 @@ import io
 import os
 import pathlib
 import stat
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -58,6 +59,22 @@ class Toolkit(unittest.TestCase):
         with unittest.mock.patch.dict(os.environ, environment), contextlib.redirect_stdout(io.StringIO()):
             with self.assertRaisesRegex(SystemExit, "differ in libcuda.so.1, libnvrtx.so.3"):
                 cuda_toolkit.check("program", environment)
+
+    def test_folders_may_have_spaces(self):
+        folder = self.folder / "a folder"
+        source = folder / "kernels/flash_fwd_hdim96_bf16_sm80.cu"
+        source.parent.mkdir(parents=True)
+        source.write_text("#include <x>\n    run_mha_fwd();\n")
+        self.program("a folder/nvcc", "$*")
+        for script, _ in (
+            cuda_toolkit.few_kernels(folder, folder / "nvcc", "64 128"),
+            cuda_toolkit.empty_kernels(folder, folder / "nvcc"),
+        ):
+            for word in (source, "other.cu"):
+                command = [script, "-c", "-o", folder / f"{script.parent.name}.o", word]
+                subprocess.run(command, check=True, capture_output=True)
+        self.assertIn("abort();", (folder / "few" / source.name).read_text())
+        self.assertTrue((folder / "empty.o").exists())
 
     def test_the_image_has_every_library(self):
         """The Containerfile's runtime stage installs the packages that the list names, and no compiler."""

@@ -22,6 +22,7 @@ import ctypes
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -114,7 +115,7 @@ def instead_of_nvcc(folder, name, body, nvcc):
     built = folder / name / "built"
     built.mkdir(parents=True, exist_ok=True)
     script = folder / name / "nvcc"
-    script.write_text(f'#!/bin/sh\n{body}exec {nvcc} "$@"\n')
+    script.write_text(f'#!/bin/sh\n{body}exec {shlex.quote(str(nvcc))} "$@"\n')
     script.chmod(0o755)
     return script, built
 
@@ -137,7 +138,7 @@ def few_kernels(folder, nvcc, head_dims):
 {kept}) ;;
 *kernels/flash_fwd_*.cu*)
     for word; do case $word in *kernels/flash_fwd_*.cu) source=$word ;; esac; done
-    stub={folder}/few/$(basename "$source")
+    stub={shlex.quote(str(folder / "few"))}/$(basename "$source")
     {{ printf '#include <cstdlib>\\n#include <cutlass/numeric_types.h>\\n#include "flash.h"\\n'
       sed -e '/#include/d' -e 's/^    run_mha.*/    abort();/' "$source"; }} > "$stub"
     count=$#

@@ -9,18 +9,18 @@ SCALINGNOTE_REQUIRE_CHROMIUM=1 makes that an error.
 """
 
 import base64
-import ctypes
 import json
 import os
 import pathlib
 import random
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
+
+from stores import end_with_parent
 
 PATIENCE = 60
 WORDS = {
@@ -29,12 +29,6 @@ WORDS = {
     "garden": "tomato seed soil compost water shade prune frost harvest bed".split(),
     "code": "parser index vector thread cache lock query shard merge test".split(),
 }
-
-
-def end_with_parent():
-    """In the child: a killed parent ends it too (Linux; elsewhere only an orderly end does)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
 
 
 def publish(program, folder, day):

