@@ -120,8 +120,11 @@ def pod_step():
             if not gpu:
                 for amounts in container["resources"].values():
                     amounts.pop("nvidia.com/gpu", None)
+                # The other one does not start where there is no driver.
+                container["command"] = [f"{program}-cpu" for program in container["command"]]
             if options.get("do_xcom_push"):  # the result is read from this file
-                options["cmds"] = ["/bin/sh", "-c", 'exec scalingnote "$@" >/airflow/xcom/return.json', "scalingnote"]
+                line = 'exec "$0" "$@" >/airflow/xcom/return.json'
+                options["cmds"] = ["/bin/sh", "-c", line, *container["command"]]
             super().__init__(
                 arguments=arguments,
                 pod_template_dict=pod,

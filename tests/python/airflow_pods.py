@@ -72,10 +72,11 @@ for task_id, share, arguments, gpu in [
     assert " ".join(container.args) == arguments, (task_id, container.args)
     if task_id == "plan":
         assert container.command[:2] == ["/bin/sh", "-c"] and "/airflow/xcom/return.json" in container.command[2]
+        assert container.command[3:] == ["scalingnote-cpu"], container.command
         sidecar = next(c for c in pod.spec.containers if c.name == "airflow-xcom-sidecar")
         assert sidecar.security_context, "the result's sidecar is as confined as the step"
     else:
-        assert container.command == ["scalingnote"], (task_id, container.command)
+        assert container.command == ["scalingnote" if gpu else "scalingnote-cpu"], (task_id, container.command)
         assert len(pod.spec.containers) == 1
     assert container.name == "task" and container.image.startswith("registry.example.org/scalingnote:")
     assert pod.spec.restart_policy == "Never" and pod.spec.security_context.run_as_non_root

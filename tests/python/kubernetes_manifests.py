@@ -61,6 +61,8 @@ def check_pod(pod, claims, gpus):
     assert requests.get("nvidia.com/gpu", 0) == limits.get("nvidia.com/gpu", 0) == gpus
     assert "cpu" in requests and "memory" in requests and "memory" in limits and "ephemeral-storage" in limits
     assert not container["image"].endswith(":latest") and ":" in container["image"].rsplit("/", 1)[1]
+    # The program for cards does not start without a driver, the other one knows no card.
+    assert container["command"] == ["scalingnote" if gpus else "scalingnote-cpu"], container["command"]
 
 
 def check_exit_codes(pod, job):

@@ -29,6 +29,8 @@ fn command(manifest: &str, environment: &[(&str, &str)]) -> String {
     let mut all = words(value(manifest, "command"));
     all.extend(words(value(manifest, "args")));
     let mut line = all.join(" ").replace("/config/pipeline.toml", "pipelines/quickstart.toml");
+    // One program is both here.
+    line = line.replace("scalingnote-cpu ", "scalingnote ");
     for (name, value) in environment {
         line = line.replace(&format!("$({name})"), value);
     }
@@ -112,6 +114,30 @@ fn the_same_job_runs_the_night_of_a_next_tower() {
         assert_eq!(newest["content"]["space"]["dimensions"], dimensions);
     }
     assert_eq!(checkout.snapshots().len(), 2);
+}
+
+/// The program for cards does not start without a driver, the other one knows no card, and each image is one that
+/// somebody is told how to build.
+#[test]
+fn pods_take_the_image_and_the_program_of_their_machine() {
+    let told = ["Containerfile", "cluster-scheduler.yaml"].map(manifest).concat();
+    let told = told.replace("\\\n#", "");
+    for (name, has_gpu) in [
+        ("cronjob.yaml", true),
+        ("tasks-job.yaml", true),
+        ("cluster-executors.yaml", true),
+        ("cluster-scheduler.yaml", false),
+        ("cluster-driver.yaml", false),
+    ] {
+        let text = manifest(name);
+        assert_eq!(text.contains("nvidia.com/gpu: "), has_gpu, "{name}");
+        let program = if has_gpu { "[scalingnote]" } else { "[scalingnote-cpu]" };
+        assert_eq!(value(&text, "command"), program, "{name}");
+        let tag = format!(" -t {} ", value(&text, "image"));
+        let build = told.lines().find(|line| line.contains("podman build") && line.contains(&tag));
+        let build = build.unwrap_or_else(|| panic!("nothing says how{tag}of {name} is built"));
+        assert!(!has_gpu || build.contains(" --target gpu "), "{build}");
+    }
 }
 
 /// Scheduler, two executors and the driver, each as its manifest starts it.
