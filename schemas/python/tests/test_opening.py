@@ -53,6 +53,8 @@ class Opening(unittest.TestCase):
         self.assertEqual((Snapshot.open(uri, 1).notes, Snapshot.open(uri).notes), (49, 59))
         with self.assertRaises(NotFoundError):
             Snapshot.open(self.made.folder, 3)
+        with self.assertRaises(TypeError):  # as it stands in sys.argv
+            Snapshot.open(self.made.folder, "2")
         with self.assertRaisesRegex(ValueError, "write file:///path"):
             Snapshot.open(f"file:/{self.made.folder}")
 

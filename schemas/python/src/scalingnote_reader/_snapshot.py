@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ class Snapshot:
         """
         opened = Root(root, cache=cache, storage_options=storage_options)
         if number is not None:
-            return open_beside(opened, opened.manifest(number), None, check=check)
+            return open_beside(opened, opened.manifest(operator.index(number)), None, check=check)
         newest = opened.newest()
         while True:
             try:
