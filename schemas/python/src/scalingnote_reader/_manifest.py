@@ -131,29 +131,33 @@ def _manifest(document: dict[str, Any], content: dict[str, Any]) -> Manifest:
     options = content["index"]["options"]
     _only(options, _OPTIONS, "content.index.options")
     calibration = content["index"]["calibration"]
+    dimensions = _count(content["space"]["dimensions"])
     if len(content["shards"]) != content["shard_count"]:
         raise CorruptError(f"it has {len(content['shards'])} of {content['shard_count']} shards")
     return Manifest(
         number=document["number"],
         content_hash=document["content_hash"],
         space_id=content["space_id"],
-        dimensions=content["space"]["dimensions"],
-        notes=content["notes"],
+        dimensions=dimensions,
+        notes=_count(content["notes"]),
         options=Options(
             quantization=options["quantization"],
-            expansion_search=options["expansion_search"],
-            rescore=options["rescore"],
+            expansion_search=_count(options["expansion_search"]),
+            rescore=_count(options["rescore"]),
             scale=float(calibration["scale"]),
-            signs=_signs(calibration["signs"]) if options["quantization"] == "b1r" else None,
+            signs=_signs(calibration["signs"], dimensions) if options["quantization"] == "b1r" else None,
         ),
         segments=tuple(segment for shard in content["shards"] for segment in _segments(shard)),
         json=document,
     )
 
 
-def _signs(signs: dict[str, Any]) -> Signs:
+def _signs(signs: dict[str, Any], dimensions: int) -> Signs:
     _only(signs, _SIGNS, "content.index.calibration.signs")
-    return Signs(seed=signs["seed"], mean=tuple(signs["mean"]), gain=float(signs["gain"]))
+    mean = tuple(signs["mean"])
+    if len(mean) != dimensions or not all(type(one) is int and -32768 <= one <= 32767 for one in mean):
+        raise ValueError(f"the mean of `signs` is not {dimensions} numbers of 16 bits")
+    return Signs(seed=_count(signs["seed"]), mean=mean, gain=float(signs["gain"]))
 
 
 def _segments(shard: dict[str, Any]) -> Iterator[SegmentRef]:
@@ -193,7 +197,7 @@ def _removed(entry: dict[str, Any]) -> int:
 
 def _canary(canary: dict[str, Any]) -> Canary:
     hits = tuple((int(hit["key"], 16), float(hit["score"])) for hit in canary["hits"])
-    return Canary(int(canary["key"], 16), hits)
+    return Canary(_count(int(canary["key"], 16)), hits)
 
 
 def _file(entry: dict[str, Any]) -> FileRef:
@@ -205,7 +209,14 @@ def _file(entry: dict[str, Any]) -> FileRef:
         raise CorruptError(f"the manifest names the file {path[:80]!r}, which is not a key below the root")
     if not _SHA256.fullmatch(sha256):
         raise CorruptError(f"the manifest says that the SHA-256 of {path} is {sha256[:80]!r}")
-    return FileRef(path, entry["size"], sha256)
+    return FileRef(path, _count(entry["size"]), sha256)
+
+
+def _count(value: object) -> int:
+    """Return a number that counts something, as the program writes it."""
+    if type(value) is not int or not 0 <= value < 1 << 64:
+        raise ValueError(f"{str(value)[:40]!r} is not a count")
+    return value
 
 
 def _only(entry: dict[str, Any], known: frozenset[str], place: str) -> None:
