@@ -43,7 +43,8 @@ fn told(from: &Manifest, to: &Manifest) -> BTreeSet<String> {
 async fn what_is_recorded_beside_the_notes_is_told() {
     let first = manifest().await;
     assert!(told(&first, &first).is_empty());
-    let changes: [(fn(&mut Manifest), &[&str]); 8] = [
+    type Change = (fn(&mut Manifest), &'static [&'static str]);
+    let changes: [Change; 8] = [
         (|it| it.content.shards[1].source = None, &["read_in_full", "sources_changed"]),
         (|it| it.content.shards[1].source = Some(Digest256::of(b"another")), &["sources_changed"]),
         (
