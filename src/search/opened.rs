@@ -242,7 +242,8 @@ impl Snapshot {
     }
 
     /// The `k` notes nearest to `query` (`space.dimensions` values of any length but zero), best first, equal scores by
-    /// note id. `exact` compares with every vector instead of walking the graphs. Runs on rayon's threads.
+    /// note id. `exact` compares with every vector instead of walking the graphs. Several segments are searched on rayon's
+    /// threads.
     ///
     /// # Errors
     /// Input for a query of other dimensions, non-finite or zero.
@@ -285,15 +286,15 @@ impl Snapshot {
         if k == 0 {
             return Ok(Vec::new());
         }
-        let per_segment: Vec<Vec<Candidate>> = self
-            .segments
-            .par_iter()
-            .enumerate()
-            .map(|(at, segment)| {
-                let rows = passing.and_then(|passing| passing.rows.get(at));
-                segment.search(at, query, k, exact, rows.unwrap_or(&segment.live))
-            })
-            .collect::<Result<_>>()?;
+        let search = |(at, segment): (usize, &Opened)| {
+            let rows = passing.and_then(|passing| passing.rows.get(at));
+            segment.search(at, query, k, exact, rows.unwrap_or(&segment.live))
+        };
+        // One alone is asked on this thread: waking another would cost as much as the search.
+        let per_segment: Vec<Vec<Candidate>> = match &self.segments[..] {
+            [segment] => vec![search((0, segment))?],
+            several => several.par_iter().enumerate().map(search).collect::<Result<_>>()?,
+        };
         let mut best: Vec<Candidate> = per_segment.into_iter().flatten().collect();
         best.sort_unstable_by(|a, b| {
             b.score.total_cmp(&a.score).then_with(|| a.note_id.cmp(&b.note_id))
