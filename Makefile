@@ -267,9 +267,10 @@ cuda-check-flash: check-tools ## Compile the library with feature flash-attn, it
 	EMPTY_KERNELS=1 $(CUDA) $(CARGO) build --release --lib --features flash-attn
 
 .PHONY: lint
-lint: ## Check formatting and run clippy; warnings are errors.
+lint: ## Check formatting and run clippy, with the optional readers and drivers too; warnings are errors.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --profile release --all-targets -- -D warnings
+	$(CARGO) clippy --profile release --all-targets --features cluster,databases,delta -- -D warnings
 
 .PHONY: docs
 docs: ## Build the documentation, that of the rooms behind the library's interface too; warnings are errors.

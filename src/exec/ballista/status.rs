@@ -258,7 +258,7 @@ mod tests {
         let known = BTreeSet::from([("a".to_owned(), 10)]);
         assert_eq!(statuses.failure(&known).unwrap().kind(), ErrorKind::Transient);
         assert!(statuses.failure(&statuses.failures()).is_none());
-        for kind in KINDS {
+        for kind in ErrorKind::ALL {
             assert_eq!(failure(kind, 0).unwrap().error("a").kind(), kind);
         }
     }
