@@ -1,7 +1,7 @@
 //! Following the newest snapshot while serving: a newer one is taken over only when it has proved itself.
 //!
 //! ```text
-//! every few seconds: a greater number?          no -> nothing
+//! every few seconds: a greater number?          no -> nothing; only smaller ones, or none any more -> told, tried again
 //!   lease, fetch (hashed), open, note ids, canary queries, query tower   fails -> told, the open one stays, tried again later
 //!   swap one pointer                            readers of the old one keep it until they let go
 //! ```
@@ -181,7 +181,8 @@ impl SnapshotWatcher {
     ///
     /// # Errors
     /// What kept the newest snapshot out of service; the one before stays. A snapshot that failed a moment ago is tried
-    /// again after a pause that grows to ten minutes, without an error in between.
+    /// again after a pause that grows to ten minutes, without an error in between. NotFound where the root has lost the
+    /// snapshot in service and all that would follow it, as an unmounted disk does.
     pub async fn look(&self) -> Result<bool> {
         self.inner.look().await
     }
@@ -262,8 +263,8 @@ impl Inner {
         let current = self.current();
         self.tell_changed().await;
         let known = current.as_ref().map(|serving| serving.snapshot.manifest().number);
-        let least = known.or(self.options.first.map(|first| first.saturating_sub(1)));
-        let number = match snapshot::newer(&self.root, least).await {
+        let newest = snapshot::newest_number(&self.root, known.or(self.options.first)).await;
+        let number = match newest.and_then(|newest| self.to_open(known, newest)) {
             Ok(number) => number,
             Err(error) => return Err(self.failed(None, error)),
         };
@@ -306,6 +307,30 @@ impl Inner {
                 *broken = Some(Broken { number, pause, again: Instant::now() + pause });
                 Err(self.failed(Some(number), error))
             }
+        }
+    }
+
+    /// The number to open, if any, where `known` is in service and `newest` is the greatest there is.
+    ///
+    /// # Errors
+    /// NotFound where the root has lost what is in service: no gc deletes the newest snapshot.
+    fn to_open(&self, known: Option<u64>, newest: Option<u64>) -> Result<Option<u64>> {
+        let Some(known) = known else {
+            let first = self.options.first.unwrap_or_default();
+            return Ok(newest.filter(|newest| *newest >= first));
+        };
+        let uri = self.root.uri();
+        match newest {
+            Some(newest) if newest >= known => Ok(Some(newest).filter(|newest| *newest > known)),
+            Some(newest) => Err(Error::not_found(format!(
+                "the newest snapshot in {uri} is {newest}, but {known} is in service, which stays; was the root put back? \
+                 its snapshots are taken over from number {} on, or after a restart",
+                known + 1
+            ))),
+            None => Err(Error::not_found(format!(
+                "nothing is published in {uri} any more, neither snapshot {known}, which stays in service, nor a newer one; \
+                 is its disk mounted?"
+            ))),
         }
     }
 

@@ -34,8 +34,8 @@ pub use maker::made_by;
 pub use manifest::{
     Adapted, CommitOutcome, Content, Diff, EVALUATION, FEED, GateOutcome, IndexContent, Laid,
     MANIFEST_VERSION, Manifest, NoteDiff, Problem, Provenance, Purged, QueryTower, Removed,
-    SOURCE_TYPES, Segment, ShardContent, content_hash, diff, diff_ids, json_schema, newer, newest,
-    numbers, read, removed, verify_hashes, verify_other_hashes,
+    SOURCE_TYPES, Segment, ShardContent, content_hash, diff, diff_ids, json_schema, newest,
+    newest_number, numbers, read, removed, verify_hashes, verify_other_hashes,
 };
 pub use purge::{commit_purged, delete_now};
 pub use repair::{RepairReport, repair};

@@ -18,6 +18,6 @@ pub use format::{
 pub use purged::Purged;
 pub use query_tower::{Adapted, Laid, QueryTower};
 pub(super) use read::parse;
-pub use read::{newer, newest, numbers, read};
+pub use read::{newest, newest_number, numbers, read};
 pub(super) use signature::{hash as manifest_hash, sign};
 pub use verify::{Problem, verify_hashes, verify_other_hashes};

@@ -22,27 +22,26 @@ pub async fn newest(root: &Root) -> Result<Option<Manifest>> {
 /// Numbers looked for beyond the last known one where a root does not list: a gc may have taken those between.
 const AHEAD: u64 = 16;
 
-/// The greatest number, if it is above `known`. A web server that does not list its files is asked for the numbers
-/// after `known` one by one.
+/// The greatest number there is. A web server that does not list its files is asked for `from` and the numbers after it one
+/// by one.
 ///
 /// # Errors
-/// Unsupported for such a server where nothing is known.
-pub async fn newer(root: &Root, known: Option<u64>) -> Result<Option<u64>> {
-    let listed = match (numbers(root).await, known) {
-        (Err(error), Some(known)) if error.kind() == ErrorKind::Unsupported => {
-            let mut newest = known;
-            while let Some(number) = next_there(root, newest).await? {
-                newest = number;
+/// Unsupported for such a server where there is no `from`.
+pub async fn newest_number(root: &Root, from: Option<u64>) -> Result<Option<u64>> {
+    match (numbers(root).await, from) {
+        (Err(error), Some(from)) if error.kind() == ErrorKind::Unsupported => {
+            let (mut newest, mut next) = (None, from);
+            while let Some(number) = first_there(root, next).await? {
+                (newest, next) = (Some(number), number + 1);
             }
-            Some(newest)
+            Ok(newest)
         }
-        (numbers, _) => numbers?.pop(),
-    };
-    Ok(listed.filter(|number| known.is_none_or(|known| *number > known)))
+        (numbers, _) => Ok(numbers?.pop()),
+    }
 }
 
-async fn next_there(root: &Root, after: u64) -> Result<Option<u64>> {
-    for number in after + 1..=after + AHEAD {
+async fn first_there(root: &Root, from: u64) -> Result<Option<u64>> {
+    for number in from..=from + AHEAD {
         if root.size(&layout::manifest(number)).await?.is_some() {
             return Ok(Some(number));
         }

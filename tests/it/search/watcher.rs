@@ -167,6 +167,34 @@ async fn a_broken_newer_snapshot_is_told_and_the_old_one_stays() {
     until_in_service(&watcher, newest.number).await;
 }
 
+/// An unmounted disk leaves an empty folder behind, and a backup that is put back has older snapshots only.
+#[tokio::test]
+async fn a_root_that_lost_what_is_in_service_is_told_at_every_look() {
+    let (folder, root) = local();
+    let cache = tempfile::tempdir().unwrap();
+    let watcher = SnapshotWatcher::new(root.clone(), options(cache.path())).unwrap();
+    assert!(!watcher.look().await.unwrap(), "before the first snapshot that is no failure");
+    let first = publish(&root, None, store_content(&root, &corpus(1), 1).await, "run 1").await;
+    let second = next(&root, &first, store_content(&root, &corpus(2), 1).await).await;
+    watcher.look().await.unwrap();
+
+    let [there, elsewhere] = ["snapshots", "elsewhere"].map(|name| folder.path().join(name));
+    std::fs::rename(&there, &elsewhere).unwrap();
+    broken(&watcher, "nothing is published").await;
+    broken(&watcher, "is its disk mounted?").await;
+    std::fs::rename(&elsewhere, &there).unwrap();
+    assert!(!watcher.look().await.unwrap());
+    assert!(watcher.status().failure.is_none());
+
+    std::fs::remove_file(there.join(format!("{:020}.json", second.number))).unwrap();
+    broken(&watcher, "is 1, but 2 is in service").await;
+    // Whatever is published above that number is followed again.
+    let again = next(&root, &first, store_content(&root, &corpus(3), 1).await).await;
+    assert!(!watcher.look().await.unwrap());
+    next(&root, &again, store_content(&root, &corpus(4), 1).await).await;
+    until_in_service(&watcher, 3).await;
+}
+
 /// Puts other bytes under a name, as no part of this program ever does: what is mapped stays as it was.
 fn replace(path: &Path, bytes: &[u8]) {
     std::fs::remove_file(path).unwrap();
