@@ -146,7 +146,9 @@ pub(crate) async fn execute(args: EvaluateArgs, app: &App) -> Result<()> {
         let text = per_query(&judged.rows);
         write_whole(file, text, Existing::Replace).map_err(|cause| not_written(file, cause))?;
     }
-    app.answer(args.json, &judged, |judged| table(judged, &earlier))
+    app.answer(args.json, &judged, |judged| table(judged, &earlier)).context(
+        || "the set is judged and the named files are written, but the answer could not be printed",
+    )
 }
 
 /// Refuses a file that cannot be written because of where it is to lie.

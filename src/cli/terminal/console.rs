@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::MultiProgress;
 
 use crate::cli::args::{Color, Global, LogFormat, ProgressMode};
-use crate::error::{Error, Result, kind_of_io};
+use crate::error::{Error, Result};
 
 /// Weight of a line on stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,16 +142,16 @@ impl Console {
 /// the command ended.
 ///
 /// # Errors
-/// Where stdout takes no more, as a full disk does.
+/// Resource where stdout takes no more, as a full disk does. Never one that asks to run again, whatever the system says:
+/// the command has done its work, and a rollback would be done twice.
 pub(crate) fn printed(written: io::Result<()>) -> Result<()> {
     match written {
-        Err(cause) if cause.kind() != ErrorKind::BrokenPipe => Err(Error::new(
-            kind_of_io(&cause),
-            "standard output cannot be written; what it has of this is cut off",
-        )
-        .with_source(cause)
-        // What is known of full disks speaks of temporary files.
-        .with_hint("look at where standard output goes: it takes no more")),
+        Err(cause) if cause.kind() != ErrorKind::BrokenPipe => {
+            let message = "standard output cannot be written; what it has of this is cut off";
+            // What is known of full disks speaks of temporary files.
+            let hint = "look at where standard output goes: it takes no more";
+            Err(Error::resource(message).with_source(cause).with_hint(hint))
+        }
         _ => Ok(()),
     }
 }
@@ -226,8 +226,11 @@ mod tests {
         let (written, taken) = write(None);
         assert!(written.is_ok() && taken == "twelve bytes", "{taken}");
         assert!(write(Some(ErrorKind::BrokenPipe)).0.is_ok(), "nobody reads on");
-        let (written, taken) = write(Some(ErrorKind::StorageFull));
-        assert_eq!(written.unwrap_err().kind(), crate::error::ErrorKind::Resource);
-        assert_eq!(taken, "twelve");
+        // A file server that went away as well: schedulers must not have the work done again for that.
+        for end in [ErrorKind::StorageFull, ErrorKind::TimedOut, ErrorKind::HostUnreachable] {
+            let (written, taken) = write(Some(end));
+            assert_eq!(written.unwrap_err().kind(), crate::error::ErrorKind::Resource, "{end}");
+            assert_eq!(taken, "twelve");
+        }
     }
 }

@@ -247,7 +247,7 @@ fn note_ids_come_from_standard_input_where_that_is_asked_for() {
 }
 
 /// A set of two queries in `set`, and a tower.
-fn retrieval_set(place: &Place) {
+pub(super) fn retrieval_set(place: &Place) {
     std::fs::create_dir(place.path("set")).unwrap();
     let lines =
         "{\"_id\": \"1\", \"text\": \"red fish\"}\n{\"_id\": \"2\", \"text\": \"blue bird\"}\n";

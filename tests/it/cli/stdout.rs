@@ -98,6 +98,7 @@ fn a_reader_that_goes_away_is_no_failure() {
 fn what_is_done_is_said_to_be_done() {
     let place = published();
     write_notes(&place, 41);
+    super::named::retrieval_set(&place);
     for (line, done) in [
         (
             "run p.toml --json",
@@ -117,6 +118,7 @@ fn what_is_done_is_said_to_be_done() {
             "the purge has ended, but the report that proves it could not",
         ),
         ("snapshot gc root", "what is not needed is deleted, but the report could not be printed"),
+        ("evaluate tower.toml set --run ranked", "the set is judged and the named files are"),
         ("schema --out schemas", "the schemas are written, but could not be listed"),
         ("config upgrade p.toml", "the file is written, but that could not be said"),
     ] {
@@ -126,7 +128,9 @@ fn what_is_done_is_said_to_be_done() {
     }
     let report = place.json(0, "snapshot show root --json");
     assert_eq!(report["content"]["notes"], 39, "40 of snapshot 1, and one is purged");
-    assert!(place.path("schemas/plan.schema.json").is_file(), "all of them are written");
+    for file in ["ranked", "schemas/plan.schema.json"] {
+        assert!(place.path(file).is_file(), "{file} is not written");
+    }
     place.says(0, "config check p.toml", &["is fine"]);
     assert!(std::fs::read_to_string(place.path("p.toml")).unwrap().contains("version = 2"));
 }
