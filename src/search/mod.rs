@@ -23,6 +23,7 @@ mod towers;
 mod watcher;
 
 pub(crate) use lease::Leases;
+pub(crate) use query::NAME_MODEL;
 
 pub use answer::{Answer, Hit};
 pub use opened::{Found, Snapshot, Take};

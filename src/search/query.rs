@@ -9,6 +9,10 @@ use crate::snapshot::{Laid, Manifest, QueryTower};
 use crate::store::Root;
 use crate::tower::{DeviceSpec, Encoder, Tower, TowerOptions, TowerTokenizer};
 
+/// The way out where a tower's files moved, for commands that have this flag: a hint, which the others do not show.
+pub(crate) const NAME_MODEL: &str = "name the tower's files with --model where they are elsewhere (those of a commit are \
+    in the hub's cache)";
+
 /// A loaded query tower. Share it by reference; it encodes one query at a time.
 pub struct QueryEncoder {
     tower: QueryTower,
@@ -47,11 +51,16 @@ impl QueryEncoder {
             }
         };
         options = options.for_queries();
-        let tower = Tower::resolve(&options, base_dir, reporter).await.context(|| {
-            format!(
-                "loading the query tower of snapshot {} (name its files with --model where they moved)",
-                manifest.number
-            )
+        // One that was adapted is in the root, and does not move.
+        let may_move = model.is_none() && named.adapted.is_none();
+        let tower = Tower::resolve(&options, base_dir, reporter).await.map_err(|error| {
+            let moved = may_move
+                && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Input)
+                && error.key().is_none_or(|key| key == "model")
+                && error.hint().is_none();
+            let error =
+                error.context(format!("loading the query tower of snapshot {}", manifest.number));
+            if moved { error.with_hint(NAME_MODEL) } else { error }
         })?;
         Self::of(manifest, named, &tower, device).await
     }
@@ -182,15 +191,17 @@ pub(super) fn check(manifest: &Manifest, named: &QueryTower, tower: &Tower) -> R
         false => format!(" (against the document tower differ: {})", differing.join(", ")),
     };
     // A release before this one wrote no commit down.
+    let mut hint = None;
     if let (Some((_, commit)), Ok(options)) = (tower.commit(), options_of(manifest, named))
         && !options.is_pinned()
     {
         detail += &format!(
             "; the snapshot names no commit of it, and its repository is at {commit} now: a run with that earlier commit as \
-             `revision` publishes one that does, or name that commit's folder in the hub's cache with --model"
+             `revision` publishes one that does"
         );
+        hint = Some(NAME_MODEL);
     }
-    Err(Error::input(format!(
+    let error = Error::input(format!(
         "{} is another tower than snapshot {} admits: its fingerprint is {} (weights {}), the snapshot names {}{detail}; \
          queries encoded with it would find nothing sensible",
         tower.options().model,
@@ -198,5 +209,9 @@ pub(super) fn check(manifest: &Manifest, named: &QueryTower, tower: &Tower) -> R
         found.short(),
         space.weights.short(),
         named.fingerprint.short(),
-    )))
+    ));
+    Err(match hint {
+        Some(hint) => error.with_hint(hint),
+        None => error,
+    })
 }

@@ -460,19 +460,25 @@ impl Inner {
     }
 
     fn failed(&self, snapshot: Option<u64>, error: Error) -> Error {
+        // Neither a line of the log nor the answer to a health check has a line for a hint.
+        let message = error.told();
         let mut status = self.lock_status();
         let stays = status.number;
         match (snapshot, stays) {
             (Some(number), Some(stays)) => tracing::error!(
-                snapshot = number, stays, %error, "the newest snapshot is not taken over; the one in service stays"
+                snapshot = number, stays, error = %message, "the newest snapshot is not taken over; the one in service stays"
             ),
             (Some(number), None) => {
-                tracing::error!(snapshot = number, %error, "the newest snapshot cannot be opened")
+                tracing::error!(
+                    snapshot = number,
+                    error = %message,
+                    "the newest snapshot cannot be opened"
+                )
             }
-            (None, _) => tracing::warn!(%error, "looking for a newer snapshot failed"),
+            (None, _) => tracing::warn!(error = %message, "looking for a newer snapshot failed"),
         }
         status.failures += 1;
-        status.failure = Some(WatchFailure { snapshot, message: error.to_string() });
+        status.failure = Some(WatchFailure { snapshot, message });
         error
     }
 

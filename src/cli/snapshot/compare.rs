@@ -11,7 +11,7 @@ use crate::dataset::{Query, read_queries};
 use crate::error::{Error, ErrorKind, Result, ResultExt, not_written};
 use crate::observe::{Event, Running, Stage, format};
 use crate::report::{Asked, Changes, Comparison};
-use crate::search::{Hit, QueryEncoder, Snapshot};
+use crate::search::{Hit, NAME_MODEL, QueryEncoder, Snapshot};
 use crate::tower::DeviceSpec;
 
 /// Run the same queries on two snapshots, and show what changes
@@ -69,6 +69,10 @@ pub(super) struct CompareArgs {
     public_keys: Vec<PathBuf>,
 }
 
+/// As [`NAME_MODEL`], for two towers.
+const NAME_MODELS: &str = "name the tower's files with --model-before or --model-after where they are elsewhere (those of \
+    a commit are in the hub's cache)";
+
 /// A snapshot with the tower that its queries are encoded by.
 struct Side {
     snapshot: Snapshot,
@@ -105,7 +109,10 @@ pub(super) async fn compare(args: CompareArgs, app: &App) -> Result<()> {
                     &device,
                     &app.reporter,
                 );
-                Arc::new(load.await?)
+                Arc::new(load.await.map_err(|error| match error.hint() {
+                    Some(NAME_MODEL) => error.with_hint(NAME_MODELS),
+                    _ => error,
+                })?)
             }
         };
         sides.push(Side { snapshot, encoder });

@@ -219,6 +219,10 @@ async fn a_snapshot_without_a_commit_gets_one() {
     let second = hub.push('b', true);
     let (_, said) = hub.expect(1, &["search", "root", "hello"]);
     assert!(said.contains("names no commit") && said.contains(&second), "{said}");
+    assert!(said.contains("hint: name the tower's files with --model"), "{said}");
+    // It has no such flag.
+    let (_, said) = hub.expect(1, &["explain", "p.toml", "d3", "--query", "hello"]);
+    assert!(said.contains("names no commit") && !said.contains("--model"), "{said}");
     hub.write(&pipeline().replace("pooling", &format!("revision = \"{first}\"\npooling")));
     hub.run(&[], published(3), 0);
     hub.write(&pipeline());

@@ -328,6 +328,12 @@ async fn only_the_admitted_tower_encodes_queries() {
     let error = QueryEncoder::load(&root, &none, None, base, &cpu, &reporter).await.unwrap_err();
     assert!(error.to_string().contains("no query tower"), "{error}");
     let mut broken = manifest.clone();
+    // Not every command has a flag for the place of a tower that moved: it is named in a hint, not in the message.
+    broken.content.query_towers[0].options["model"] = "./absent".into();
+    let moved = QueryEncoder::load(&root, &broken, None, base, &cpu, &reporter).await.unwrap_err();
+    let hint = moved.hint().unwrap_or_default();
+    assert!(moved.to_string().contains("absent") && hint.contains("--model"), "{moved}; {hint}");
+    assert!(!moved.to_string().contains("--"), "{moved}");
     for (options, kind) in [
         (serde_json::json!({"model": 1}), ErrorKind::Corrupt),
         // Only a newer release writes what this one does not know.
