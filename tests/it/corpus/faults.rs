@@ -16,10 +16,7 @@ const SQL: &str = "SELECT id AS note_id, title FROM notes";
 
 #[track_caller]
 fn says(error: &scalingnote::error::Error, kind: ErrorKind, words: &[&str]) {
-    assert_eq!(error.kind(), kind, "{error:?}");
-    for word in words {
-        assert!(error.to_string().contains(word), "`{word}` is not in: {error}");
-    }
+    super::find::says(error, kind, words);
     assert!(!format!("{error:?}").contains("SECRET"), "note text in: {error:?}");
 }
 

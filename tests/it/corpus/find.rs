@@ -37,7 +37,7 @@ fn warnings(corpus: &Corpus) -> String {
 }
 
 #[track_caller]
-fn says(error: &Error, kind: ErrorKind, words: &[&str]) {
+pub(super) fn says(error: &Error, kind: ErrorKind, words: &[&str]) {
     assert_eq!(error.kind(), kind, "{error:?}");
     for word in words {
         assert!(error.to_string().contains(word), "`{word}` is not in: {error}");

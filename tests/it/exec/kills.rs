@@ -18,6 +18,7 @@ use scalingnote::store::{Border, Root, border, hash_file, layout};
 use crate::fixture::checkout::package;
 use crate::fixture::days::{Corpus, newest_seen, pipeline, seen};
 use crate::fixture::program::{encoded, program};
+use crate::fixture::support::env_number;
 
 const SIGKILL: i32 = 9;
 
@@ -413,11 +414,8 @@ fn killed_at_random(seed: u64) -> (u32, u32) {
 /// `SCALINGNOTE_KILL_SCHEDULES` seeded schedules (2 unless set) from `SCALINGNOTE_FAULT_SEED` (0 unless set).
 #[test]
 fn runs_killed_at_random_moments_are_invisible() {
-    let number = |name: &str, default: u64| {
-        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-    };
-    let first = number("SCALINGNOTE_FAULT_SEED", 0);
-    let count = number("SCALINGNOTE_KILL_SCHEDULES", 2);
+    let first = env_number("SCALINGNOTE_FAULT_SEED", 0);
+    let count = env_number("SCALINGNOTE_KILL_SCHEDULES", 2);
     let total = Mutex::new((0, 0));
     in_parallel((first..first + count).rev().collect(), |seed| {
         let (runs, kills) = killed_at_random(seed);

@@ -20,6 +20,7 @@ use scalingnote::store::{DurableLocal, Root};
 
 use crate::fixture::days::{Corpus, seen};
 use crate::fixture::faults::{Faulty, Tally};
+use crate::fixture::support::env_number;
 
 /// What the schedules of one test share.
 struct Setting {
@@ -156,10 +157,6 @@ fn ended(outcome: Result<RunReport>, at: &str) -> bool {
     }
 }
 
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
 /// Runs the schedules on as many threads as there are cores and prints what was injected.
 fn run_schedules(setting: &Setting, first: u64, count: u64) {
     let next = Mutex::new(first..first + count);
@@ -215,8 +212,8 @@ fn random_faults_are_never_visible() {
         runs: AtomicU64::new(0),
         stopped: AtomicU64::new(0),
     };
-    let first = number("SCALINGNOTE_FAULT_SEED", 0);
-    run_schedules(&setting, first, number("SCALINGNOTE_FAULT_SCHEDULES", 20));
+    let first = env_number("SCALINGNOTE_FAULT_SEED", 0);
+    run_schedules(&setting, first, env_number("SCALINGNOTE_FAULT_SCHEDULES", 20));
 }
 
 /// The same with the document tower that `SCALINGNOTE_FAULT_MODEL` names, `SCALINGNOTE_FAULT_MODEL_SCHEDULES` (24) times.
@@ -240,6 +237,6 @@ fn random_faults_are_never_visible_with_a_real_tower() {
         runs: AtomicU64::new(0),
         stopped: AtomicU64::new(0),
     };
-    let first = number("SCALINGNOTE_FAULT_SEED", 0);
-    run_schedules(&setting, first, number("SCALINGNOTE_FAULT_MODEL_SCHEDULES", 24));
+    let first = env_number("SCALINGNOTE_FAULT_SEED", 0);
+    run_schedules(&setting, first, env_number("SCALINGNOTE_FAULT_MODEL_SCHEDULES", 24));
 }

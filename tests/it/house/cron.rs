@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::fixture::checkout::{Checkout, package};
-use crate::fixture::program::PROGRAM;
+use crate::fixture::program::{PROGRAM, said};
 
 /// `nightly.sh` with a stand-in for the program: what is tested is how its exit codes are handled,
 /// and some (a killed process, a fault that passes) the program gives only under outside force.
@@ -48,10 +48,6 @@ fn write_script(file: &Path, text: &str) {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::write(file, format!("#!/bin/sh\n{text}\n")).expect("write");
     std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755)).expect("chmod");
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 #[test]

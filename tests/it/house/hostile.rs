@@ -14,17 +14,15 @@ pub mod targets;
 
 use targets::{KINDS, fuzz_one, mutated, target};
 
+use crate::fixture::support::env_number;
+
 /// What a child may take beside what it has when everything is set up.
 const ROOM: u64 = 3 << 30;
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
 
 #[test]
 fn damaged_files_are_clear_errors() {
     let (count, first) =
-        (setting("SCALINGNOTE_MUTATIONS", 40), setting("SCALINGNOTE_MUTATION_SEED", 0));
+        (env_number("SCALINGNOTE_MUTATIONS", 40), env_number("SCALINGNOTE_MUTATION_SEED", 0));
     let chosen = std::env::var("SCALINGNOTE_MUTATION_KINDS").unwrap_or_default();
     let chosen: Vec<&str> = chosen.split(',').filter(|kind| !kind.is_empty()).collect();
     let kinds: Vec<&str> =
@@ -90,7 +88,7 @@ fn child() {
     let Ok(kind) = std::env::var("SCALINGNOTE_HOSTILE_KIND") else { return };
     let last = PathBuf::from(std::env::var_os("SCALINGNOTE_HOSTILE_LAST").unwrap());
     let (count, first) =
-        (setting("SCALINGNOTE_MUTATIONS", 40), setting("SCALINGNOTE_MUTATION_SEED", 0));
+        (env_number("SCALINGNOTE_MUTATIONS", 40), env_number("SCALINGNOTE_MUTATION_SEED", 0));
     let copy = std::env::var_os("SCALINGNOTE_HOSTILE_COPY").map(PathBuf::from);
     let mut target = target(&kind);
     let seeds = target.seeds();

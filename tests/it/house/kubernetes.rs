@@ -1,8 +1,7 @@
 //! The very commands of the Kubernetes manifests, run on a local root. Their schemas: `make test-kubernetes`.
 
-use std::process::Output;
-
 use crate::fixture::checkout::{Checkout, package};
+use crate::fixture::program::said;
 
 fn manifest(name: &str) -> String {
     let file = package().join("pipelines/kubernetes").join(name);
@@ -36,10 +35,6 @@ fn command(manifest: &str, environment: &[(&str, &str)]) -> String {
     }
     assert!(!line.contains("$("), "{line}: not every variable is set");
     line
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 #[test]

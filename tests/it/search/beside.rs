@@ -1,7 +1,6 @@
 //! A second snapshot beside the one in service: cheap or not at all, one at a time, and gone when it is not needed.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use scalingnote::error::ErrorKind;
 use scalingnote::search::{Serving, SnapshotWatcher};
 use scalingnote::store::Root;
 
-use super::watcher::{corpus, options};
+use super::watcher::{cached, corpus, options};
 use crate::fixture::support::{publish, store_content};
 
 const PLENTY: u64 = 1 << 30;
@@ -23,13 +22,6 @@ async fn beside(watcher: &SnapshotWatcher, number: u64) -> Arc<Serving> {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-fn cached(base: &Path) -> BTreeSet<String> {
-    let folders = std::fs::read_dir(base).unwrap().map(|entry| entry.unwrap().path());
-    let files =
-        folders.filter(|path| path.is_dir()).flat_map(|path| std::fs::read_dir(path).unwrap());
-    files.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -226,12 +226,12 @@ async fn until_in_service(watcher: &SnapshotWatcher, number: u64) {
     panic!("snapshot {number} is not taken over: {:?}", watcher.status());
 }
 
-fn cached(cache: &Path) -> BTreeSet<String> {
+/// What is in the folders that watchers have below `cache`.
+pub(super) fn cached(cache: &Path) -> BTreeSet<String> {
     let folders = std::fs::read_dir(cache).unwrap().map(|entry| entry.unwrap().path());
-    let mut folders = folders;
-    let folder = folders.find(|path| path.is_dir()).expect("the watcher's own folder");
-    let names = std::fs::read_dir(folder).unwrap();
-    names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    let files =
+        folders.filter(|path| path.is_dir()).flat_map(|path| std::fs::read_dir(path).unwrap());
+    files.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 fn needed(content: &Content) -> BTreeSet<String> {

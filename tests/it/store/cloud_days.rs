@@ -13,6 +13,7 @@ use scalingnote::store::Root;
 use super::cloud::{Server, servers};
 use crate::fixture::days::{Corpus, seen};
 use crate::fixture::proxy::weather;
+use crate::fixture::support::env_number;
 
 const DAYS: u32 = 3;
 
@@ -82,11 +83,8 @@ async fn days(server: &Server, seed: u64, tally: &mut Tally) {
 /// Runs `SCALINGNOTE_PROXY_SCHEDULES` seeded schedules (3 by default) a server, from `SCALINGNOTE_FAULT_SEED` (0).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn days_in_bad_weather_end_as_in_fair_weather_on_roots_of_the_environment() {
-    let number = |name: &str, default: u64| {
-        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-    };
-    let first = number("SCALINGNOTE_FAULT_SEED", 0);
-    let count = number("SCALINGNOTE_PROXY_SCHEDULES", 3);
+    let first = env_number("SCALINGNOTE_FAULT_SEED", 0);
+    let count = env_number("SCALINGNOTE_PROXY_SCHEDULES", 3);
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     for seed in first..first + count {
         for server in servers() {
