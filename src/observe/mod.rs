@@ -85,6 +85,16 @@ pub enum Event {
         /// Tokens finished since the stage began, 0 where none are counted.
         tokens: u64,
     },
+    /// A task that failed has lost this much of what it had reported as progress; its next attempt reports it once more.
+    /// For reporters that add up what tasks report.
+    Lost {
+        /// Which stage.
+        stage: Stage,
+        /// Units that are lost.
+        done: u64,
+        /// Tokens that are lost.
+        tokens: u64,
+    },
     /// Time ends a stage early: it has `seconds` left, and at most `total` units are expected in all.
     Limited {
         /// Which stage.
@@ -202,7 +212,18 @@ impl Reporter for WarnsOnce {
 /// its reporter in this one, which passes on the stage's totals.
 pub struct Summing {
     to: Arc<dyn Reporter>,
-    totals: Mutex<std::collections::BTreeMap<Stage, (u64, u64)>>,
+    totals: Mutex<std::collections::BTreeMap<Stage, Total>>,
+}
+
+/// Units and tokens of a stage. What is lost may be said before the last of it is reported, so each has a sum of its own.
+#[derive(Default)]
+struct Total {
+    reported: (u64, u64),
+    lost: (u64, u64),
+}
+
+fn add(sum: &mut (u64, u64), done: u64, tokens: u64) {
+    *sum = (sum.0 + done, sum.1 + tokens);
 }
 
 impl Summing {
@@ -214,15 +235,23 @@ impl Summing {
 
 impl Reporter for Summing {
     fn event(&self, mut event: Event) {
-        // The one task that distils reports totals: its loop is that of `scalingnote distill`.
-        if let Event::Progress { stage, done, tokens } = &mut event
-            && *stage != Stage::Distill
-        {
-            let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
-            let total = totals.entry(*stage).or_default();
-            *total = (total.0 + *done, total.1 + *tokens);
-            (*done, *tokens) = *total;
+        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut event {
+            // The one task that distils reports totals: its loop is that of `scalingnote distill`.
+            Event::Progress { stage: Stage::Distill, .. } => {}
+            Event::Progress { stage, done, tokens } => {
+                let Total { reported, lost } = totals.entry(*stage).or_default();
+                add(reported, *done, *tokens);
+                *done = reported.0.saturating_sub(lost.0);
+                *tokens = reported.1.saturating_sub(lost.1);
+            }
+            Event::Lost { stage, done, tokens } => {
+                add(&mut totals.entry(*stage).or_default().lost, *done, *tokens);
+                return;
+            }
+            _ => {}
         }
+        drop(totals);
         self.to.event(event);
     }
 }
@@ -255,5 +284,17 @@ mod tests {
                 "{seen:?}"
             );
         }
+    }
+
+    #[test]
+    fn what_a_failed_task_lost_counts_once() {
+        let last = Arc::new(Last::default());
+        let summing = Summing::new(last.clone());
+        let stage = Stage::Encode;
+        summing.event(Event::Progress { stage, done: 5, tokens: 50 });
+        summing.event(Event::Lost { stage, done: 3, tokens: 30 });
+        summing.event(Event::Progress { stage, done: 3, tokens: 30 });
+        let seen = last.0.lock().unwrap().take();
+        assert_eq!(seen, Some(Event::Progress { stage, done: 5, tokens: 50 }));
     }
 }

@@ -167,7 +167,7 @@ impl Reporter for Timeline {
                 }
             }
             Event::Executors { executors } => inner.executors = executors,
-            Event::Limited { .. } | Event::Info { .. } => {}
+            Event::Lost { .. } | Event::Limited { .. } | Event::Info { .. } => {}
         }
     }
 }

@@ -59,6 +59,10 @@ struct State {
     read: bool,
     /// Nothing more is taken.
     stopped: bool,
+    /// Texts and tokens that were delivered.
+    encoded: (u64, u64),
+    /// The task has ended: what is delivered now is lost.
+    over: bool,
     failure: Option<Error>,
 }
 
@@ -154,6 +158,23 @@ impl Windows {
     /// Why the task failed, if it did.
     pub(super) fn failure(&self) -> Result<()> {
         self.state().failure.take().map_or(Ok(()), Err)
+    }
+
+    /// Counts what is delivered. False where the task has ended without it.
+    fn count(&self, texts: u64, tokens: u64) -> bool {
+        let mut state = self.state();
+        if !state.over {
+            state.encoded.0 += texts;
+            state.encoded.1 += tokens;
+        }
+        !state.over
+    }
+
+    /// Ends the count; texts and tokens that were delivered until now.
+    pub(super) fn end_count(&self) -> (u64, u64) {
+        let mut state = self.state();
+        state.over = true;
+        state.encoded
     }
 
     /// The next batch, cut to `limit` tokens: what a device has shown to hold. With `wait` there is none only once
@@ -258,9 +279,12 @@ impl Batch {
         self.texts().map(|text| text.tokens.ids.len() as u64).sum()
     }
 
-    /// Gives the results back, in the order of [`Batch::texts`], with the time that a device spent on them.
-    pub(super) fn deliver(mut self, encoded: Vec<Encoded>, seconds: f64) {
+    /// Gives the results back, in the order of [`Batch::texts`], with the time that a device spent on them. False where nobody
+    /// waits for them any more.
+    pub(super) fn deliver(mut self, encoded: Vec<Encoded>, seconds: f64) -> bool {
         self.delivered = true;
+        // First: with its last batch a window may be stored, and the task end.
+        let counts = self.windows.count(encoded.len() as u64, self.tokens());
         self.give_back(|window| {
             window.busy_seconds += seconds;
             for (at, encoded) in self.members.iter().zip(encoded) {
@@ -270,6 +294,7 @@ impl Batch {
                 }
             }
         });
+        counts
     }
 
     fn give_back(&self, change: impl FnOnce(&mut Window)) {

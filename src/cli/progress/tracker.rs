@@ -58,6 +58,8 @@ impl Reporter for Tracker {
                 track.rate.push(track.began.elapsed(), track.done, track.tokens);
                 view.progress(track);
             }
+            // Totals are shown, of which it is taken off.
+            Event::Lost { .. } => {}
             Event::Limited { stage, total, seconds } => {
                 let Some(track) = tracks.get_mut(&stage) else { return };
                 let left = Duration::try_from_secs_f64(seconds).ok();

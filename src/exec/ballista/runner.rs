@@ -352,6 +352,10 @@ impl Reporter for Counting {
                 status.texts += done;
                 status.tokens += tokens;
             }),
+            Event::Lost { stage: Stage::Encode, done, tokens } => self.status(|status| {
+                status.texts = status.texts.saturating_sub(done);
+                status.tokens = status.tokens.saturating_sub(tokens);
+            }),
             Event::Warning { ref message } => {
                 self.status(|status| {
                     if status.warnings.len() < MOST_WARNINGS {
@@ -362,6 +366,7 @@ impl Reporter for Counting {
             }
             Event::Info { .. } => self.console.event(event),
             Event::Progress { .. }
+            | Event::Lost { .. }
             | Event::StageStarted { .. }
             | Event::Limited { .. }
             | Event::StageFinished { .. }

@@ -105,8 +105,10 @@ pub(crate) async fn build(task: &BuildTask, env: &TaskEnv) -> Result<BuildReceip
         build_shard(task, env).await
     };
     let receipt = receipt::once(&env.root, &key, work).await?;
-    if !ours {
-        env.adopted.add(&task.id);
+    match ours {
+        // Not before its receipt is stored: until then the shard may be built again.
+        true => env.reporter.event(Event::Progress { stage: Stage::Build, done: 1, tokens: 0 }),
+        false => env.adopted.add(&task.id),
     }
     // A receipt that somebody needs all the same is made again.
     env.unless_purged(&task.spec, &[&key], |_| true).await?;
@@ -135,7 +137,6 @@ async fn build_shard(task: &BuildTask, env: &TaskEnv) -> Result<BuildReceipt> {
     let shard = shard_content(task, root, &options_id, &target, &indexed, &parts).await?;
     let mut work = work_of(task, &shard, &indexed);
     (work.copied, work.copied_bytes) = (copied, copied_bytes);
-    env.reporter.event(Event::Progress { stage: Stage::Build, done: 1, tokens: 0 });
     Ok(BuildReceipt {
         id: task.id.clone(),
         shard,

@@ -132,8 +132,9 @@ impl Device<'_> {
             });
         }
         let (done, tokens) = (encoded.len() as u64, batch.tokens());
-        batch.deliver(encoded, seconds);
-        self.env.reporter.event(Event::Progress { stage: Stage::Encode, done, tokens });
+        if batch.deliver(encoded, seconds) {
+            self.env.reporter.event(Event::Progress { stage: Stage::Encode, done, tokens });
+        }
     }
 }
 

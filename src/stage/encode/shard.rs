@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::device::work;
 use crate::embedding::{self, PartReceipt};
 use crate::error::{Result, ResultExt};
+use crate::observe::{Event, Stage};
 use crate::stage::length_bucket;
 use crate::stage::plan::{EncodeTask, RunSpec, tokenize};
 use crate::stage::quarantine::Quarantined;
@@ -142,10 +143,15 @@ async fn encode_missing(
     let loaded = encoded.context(|| "the encoding thread ended unexpectedly")?;
     worker.give_back(loaded);
     // A failed write stops the encoder, and that stops the reader: say the first cause.
-    written?;
-    windows.failure()?;
-    env.cancel.check()?;
-    receipt.quarantined.extend(read?);
+    let outcome = written.and_then(|()| windows.failure()).and_then(|()| env.cancel.check());
+    let quarantined = outcome.and(read).inspect_err(|_| {
+        // What is not stored is encoded again.
+        let (texts, tokens) = windows.end_count();
+        let done = texts.saturating_sub(receipt.texts);
+        let tokens = tokens.saturating_sub(receipt.tokens);
+        env.reporter.event(Event::Lost { stage: Stage::Encode, done, tokens });
+    })?;
+    receipt.quarantined.extend(quarantined);
     receipt.quarantined.sort_by(|a, b| a.note_id.cmp(&b.note_id));
     receipt.seconds = started.elapsed().as_secs_f64();
     Ok(receipt)
@@ -230,12 +236,6 @@ async fn write_parts(
         if window.texts.is_empty() {
             continue;
         }
-        for text in &window.texts {
-            receipt.texts += 1;
-            receipt.tokens += u64::from(text.token_count);
-            receipt.truncated += u64::from(text.truncated);
-            *receipt.lengths.entry(length_bucket(text.token_count)).or_default() += 1;
-        }
         let part = embedding::write_part(
             &env.root,
             &spec.space,
@@ -251,6 +251,13 @@ async fn write_parts(
         })
         .await?;
         env.kept.add(part.rows, part.tokens, part.file.size);
+        // What is not stored does not count.
+        for text in &window.texts {
+            receipt.texts += 1;
+            receipt.tokens += u64::from(text.token_count);
+            receipt.truncated += u64::from(text.truncated);
+            *receipt.lengths.entry(length_bucket(text.token_count)).or_default() += 1;
+        }
         receipt.bytes += part.file.size;
         receipt.parts.push(part);
     }

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use object_store::memory::InMemory;
+
 use scalingnote::error::{ErrorKind, Result};
 use scalingnote::exec::{self, RunOptions};
 use scalingnote::observe::{Event, Recorder, Stage};
@@ -13,6 +15,7 @@ use scalingnote::store::Root;
 use scalingnote::types::Cancel;
 
 use crate::fixture::days::{Corpus, context, encoded, found};
+use crate::fixture::faults::{Fault, Faulty};
 
 /// One shard, batches of about eight texts, two windows and a bit.
 const ONE_SHARD: [&str; 4] = [
@@ -98,6 +101,34 @@ async fn one_shard_keeps_every_worker_busy_and_its_bytes_do_not_tell() {
         (manifest.content_hash, manifest.content.parts)
     };
     assert_eq!(content(alone).await, content(together).await);
+}
+
+/// The receipt of a part that could not be written, and that of a shard: their tasks are tried again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_again_is_counted_once() {
+    let corpus = Corpus::new(300);
+    corpus.write(|_| serde_json::Value::Bool(false));
+    let mut failing = vec![("embeddings/", ".receipt.json"), ("indexes/", ".task.json")];
+    let store = Faulty::new(Arc::new(InMemory::new()), move |operation, path| {
+        let fails = |&(start, end): &(&str, &str)| path.starts_with(start) && path.ends_with(end);
+        let at = failing.iter().position(fails).filter(|_| operation == "put")?;
+        failing.swap_remove(at);
+        Some(Fault::Before)
+    });
+    let recorder = Arc::new(Recorder::default());
+    let mut ctx = context(corpus.pipeline(&ONE_SHARD), &store.root());
+    ctx.reporter = recorder.clone();
+    exec::run(&ctx, &RunOptions::default()).await.unwrap();
+    let events: Vec<Event> = recorder.events().into_iter().map(|(_, event)| event).collect();
+    let again = |event: &&Event| matches!(event, Event::Warning { message } if message.contains("attempt 2"));
+    assert_eq!(events.iter().filter(again).count(), 2, "{events:?}");
+    for (stage, total) in [(Stage::Encode, 300), (Stage::Build, 1)] {
+        let done = events.iter().filter_map(|event| match event {
+            Event::Progress { stage: of, done, .. } if *of == stage => Some(*done),
+            _ => None,
+        });
+        assert_eq!(done.max(), Some(total), "{stage:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
