@@ -77,6 +77,7 @@ fn listed(help: &str) -> Vec<String> {
 fn help_of_every_command() {
     let place = Place::new();
     let (mut said, mut open, mut count) = (String::new(), vec![String::new()], 0);
+    let mut common: Option<String> = None;
     while let Some(command) = open.pop() {
         let line = format!("{command} --help").trim().to_owned();
         let mut asked = place.command(&line);
@@ -89,6 +90,15 @@ fn help_of_every_command() {
                 .rev()
                 .map(|name| format!("{command} {name}").trim().to_owned()),
         );
+        // Kept once, with the first help; a command that tells them otherwise keeps its own.
+        let help = match &common {
+            None => {
+                let (from, to) = (help.find("  -h, --help\n"), help.find("Start here:"));
+                common = Some(help[from.unwrap()..to.unwrap()].trim_end().to_owned());
+                help
+            }
+            Some(common) => help.replace(common.as_str(), "  (the options of every command)"),
+        };
         said += &format!("$ scalingnote {line}\n{help}\n\n");
         count += 1;
     }
