@@ -19,40 +19,22 @@ import subprocess
 import sys
 import tempfile
 
+import runs
 import steps
-
-PIPELINE = """version = 1
-[corpus]
-sql = "SELECT note_id, title FROM notes"
-template = "{{{{ title }}}}"
-[[corpus.tables]]
-name = "notes"
-uri = "notes.csv"
-[tower]
-model = "{model}"
-pooling = "mean"
-max_tokens = 128
-arithmetic = "bf16"
-[encode]
-devices = ["cpu", "cpu"]
-[index]
-shards = 8
-[gates]
-recall_min = 0.0
-[publish]
-root = "root"
-"""
 
 
 def write(folder, args):
     rng = random.Random(5)
-    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 7))) for _ in range(3000)]
+    words = runs.words(rng, 3000, longest=7)
     with open(folder / "notes.csv", "w") as out:
         out.write("note_id,title\n")
         for at in range(args.notes):
             out.write(f"{at},{' '.join(rng.choices(words, k=rng.randint(args.words // 2, args.words * 3 // 2)))} {at}\n")
     model = args.model if args.model.startswith("fake:") else str(pathlib.Path(args.model).resolve())
-    (folder / "pipeline.toml").write_text(PIPELINE.format(model=model))
+    runs.write_pipeline(
+        folder, **{**runs.TITLES, "stored": []}, notes=folder / "notes.csv", encode={"devices": ["cpu", "cpu"]}, index={"shards": 8},
+        tower={"model": model, "pooling": "mean", "max_tokens": 128, "arithmetic": "bf16"},
+    )
 
 
 def run(program, folder, *extra):

@@ -10,49 +10,12 @@ longer than STEP_SECONDS (3600) is cut, and what was seen of it printed (steps.p
 
 import argparse
 import pathlib
-import random
 import shutil
 import tempfile
 import time
 
 import runs
 import steps
-
-PIPELINE = """
-version = 1
-[corpus]
-sql = "SELECT note_id, title FROM notes"
-template = "{{{{ title }}}}"
-stored_columns = ["title"]
-memory_limit_mib = {limit}
-[[corpus.tables]]
-name = "notes"
-uri = "notes.csv"
-[tower]
-model = "{model}"
-pooling = "mean"
-[encode]
-devices = ["cpu"]
-[index]
-shards = {shards}
-# Random words make a poor index whatever the effort; this bench is not about it.
-connectivity = 8
-expansion_add = 16
-[gates]
-recall_min = 0.0
-[publish]
-root = "root"
-"""
-
-
-def write_notes(path, count):
-    """Distinct texts of 4 to 12 words; the same on every call."""
-    rng = random.Random(7)
-    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 9))) for _ in range(5000)]
-    with open(path, "w") as out:
-        out.write("note_id,title\n")
-        for at in range(count):
-            out.write(f"{at},{' '.join(rng.choices(words, k=rng.randint(4, 12)))} {at}\n")
 
 
 def resident(pid):
@@ -71,21 +34,23 @@ def main():
     parser.add_argument("--every", type=float, default=0.25)
     parser.add_argument("--keep", help="work here and leave everything behind")
     args = parser.parse_args()
-    folder = pathlib.Path(args.keep or tempfile.mkdtemp(prefix="scalingnote-memory-"))
+    folder = pathlib.Path(args.keep or tempfile.mkdtemp(prefix="scalingnote-memory-")).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        write_notes(folder / "notes.csv", args.notes)
+        runs.write_titles(folder, args.notes)
         model = args.model if args.model.startswith("fake:") else str(pathlib.Path(args.model).resolve())
-        text = PIPELINE.format(model=model, shards=args.shards, limit=args.memory_limit_mib)
-        (folder / "pipeline.toml").write_text(text)
-        run(args, folder)
+        pipeline = runs.write_pipeline(
+            folder, **runs.TITLES, notes=folder / "notes.csv", corpus={"memory_limit_mib": args.memory_limit_mib},
+            tower={"model": model, "pooling": "mean"}, encode={"devices": ["cpu"]}, index={"shards": args.shards, **runs.LITTLE_EFFORT},
+        )
+        run(args, pipeline)
     finally:
         if not args.keep:
             shutil.rmtree(folder)
 
 
-def run(args, folder):
-    program = runs.Program([args.program, "run", str(folder / "pipeline.toml")], steps.limit(3600))
+def run(args, pipeline):
+    program = runs.Program([args.program, "run", str(pipeline)], steps.limit(3600))
     samples, cuts = [], []
     while program.process.poll() is None:
         try:

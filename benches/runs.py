@@ -8,6 +8,7 @@ import datetime
 import json
 import os
 import pathlib
+import random
 import shlex
 import subprocess
 import sys
@@ -116,15 +117,36 @@ def paced_tower(dimensions, tokens_per_second):
     return {"model": f"fake:{dimensions}?tokens_per_second={tokens_per_second}", "pooling": "mean", "max_tokens": 512}
 
 
-def write_pipeline(folder, *, sql, template, stored, notes, tower, encode, index, recall_min):
-    """Writes `pipeline.toml` over one JSON Lines file of notes; every section is a dict."""
+def words(rng, count=5000, longest=9):
+    """Made-up words of 3 letters and more."""
+    return ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, longest))) for _ in range(count)]
+
+
+def write_titles(folder, count, changed=0):
+    """`notes.csv`: distinct titles of 4 to 12 words; the first `changed` of them others than before."""
+    rng = random.Random(7)
+    known = words(rng)
+    with open(folder / "notes.csv", "w") as out:
+        out.write("note_id,title\n")
+        for at in range(count):
+            edited = " edited" if at < changed else ""
+            out.write(f"{at},{' '.join(rng.choices(known, k=rng.randint(4, 12)))} {at}{edited}\n")
+
+
+# What `write_pipeline` takes where notes are titles.
+TITLES = {"sql": "SELECT note_id, title FROM notes", "template": "{{ title }}", "stored": ["title"]}
+# Random words make a poor index whatever the effort, which benches of other things than indexes save.
+LITTLE_EFFORT = {"connectivity": 8, "expansion_add": 16}
+
+
+def write_pipeline(folder, *, sql, template, stored, notes, tower, index, encode={}, recall_min=0.0, corpus={}, version=1):
+    """Writes `pipeline.toml` over one file or folder of notes; every section is a dict."""
 
     def section(name, values):
         # JSON's strings, numbers, booleans and flat lists are TOML's.
         return [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
 
-    corpus = {"sql": sql, "template": template, "stored_columns": stored}
-    lines = ["version = 1", *section("corpus", corpus)]
+    lines = [f"version = {version}", *section("corpus", {"sql": sql, "template": template, "stored_columns": stored, **corpus})]
     lines += ["[[corpus.tables]]", 'name = "notes"', f"uri = {json.dumps(str(notes))}"]
     lines += section("tower", tower) + section("encode", encode) + section("index", index)
     lines += section("gates", {"recall_min": recall_min})

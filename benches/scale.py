@@ -29,47 +29,22 @@ import sys
 import tempfile
 import time
 
+import runs
 import steps
 
 MIB = 1 << 20
 PART_TOKENS = 5_000_000  # of an executor with a GPU
 LOST_AFTER = 60.0  # seconds until an executor is known to be lost
-
-PIPELINE = """version = 1
-[corpus]
-sql = "SELECT note_id, title FROM notes"
-template = "{{{{ title }}}}"
-stored_columns = ["title"]
-# Small, so that what grows with the corpus is not hidden behind what the sort may take.
-memory_limit_mib = 64
-[[corpus.tables]]
-name = "notes"
-uri = "notes.csv"
-[tower]
-model = "fake:16"
-pooling = "mean"
-[index]
-shards = {shards}
-# Random words make a poor index whatever the effort; this bench is not about it.
-connectivity = 8
-expansion_add = 16
-[gates]
-recall_min = 0.0
-[publish]
-root = "root"
-"""
+TOWER = {"model": "fake:16", "pooling": "mean"}
 
 
 def write_notes(folder, count, shards, changed=0):
-    """Distinct texts of 4 to 12 words; the first `changed` of them others than before."""
-    rng = random.Random(7)
-    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 9))) for _ in range(5000)]
-    with open(folder / "notes.csv", "w") as out:
-        out.write("note_id,title\n")
-        for at in range(count):
-            edited = " edited" if at < changed else ""
-            out.write(f"{at},{' '.join(rng.choices(words, k=rng.randint(4, 12)))} {at}{edited}\n")
-    (folder / "pipeline.toml").write_text(PIPELINE.format(shards=shards))
+    runs.write_titles(folder, count, changed)
+    runs.write_pipeline(
+        folder, **runs.TITLES, notes=folder / "notes.csv", tower=TOWER, index={"shards": shards, **runs.LITTLE_EFFORT},
+        # Small, so that what grows with the corpus is not hidden behind what the sort may take.
+        corpus={"memory_limit_mib": 64},
+    )
 
 
 def program(args, folder, *command, cores=None):
@@ -134,28 +109,10 @@ def planning(args, folder):
     return cuts
 
 
-SHARED = """version = 2
-[corpus]
-sql = "SELECT note_id, title, body, updated_at FROM notes"
-template = "{{ title }}\\n{{ body }}"
-stored_columns = ["title"]
-[[corpus.tables]]
-name = "notes"
-uri = "notes"
-[tower]
-model = "fake:16"
-pooling = "mean"
-[index]
-shards = 16
-[publish]
-root = "root"
-"""
-
-
 def write_shared(folder, count):
     """Eight files of notes of 130 words; one in a hundred is there twice, in another file."""
     rng = random.Random(7)
-    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 9))) for _ in range(5000)]
+    words = runs.words(rng)
     # Texts of their own, made quickly: pieces of ten words.
     pieces = [" ".join(rng.choices(words, k=10)) for _ in range(5000)]
     (folder / "notes").mkdir()
@@ -165,7 +122,10 @@ def write_shared(folder, count):
             for at in range(file, count, 8):
                 id = at - 1 if at % 100 == 1 else at
                 out.write(f"{id},{' '.join(rng.choices(words, k=8))} {at},{' '.join(rng.choices(pieces, k=12))} {id},{file}\n")
-    (folder / "pipeline.toml").write_text(SHARED)
+    runs.write_pipeline(
+        folder, version=2, sql="SELECT note_id, title, body, updated_at FROM notes", template="{{ title }}\n{{ body }}", stored=["title"],
+        notes=folder / "notes", tower=TOWER, index={"shards": 16},
+    )
 
 
 def together(args, folder, commands):
