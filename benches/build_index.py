@@ -17,7 +17,7 @@ import sys
 import time
 
 import runs
-from index_peers import THREADS, hashed, texmex
+from index_peers import THREADS, load, recall
 
 PEERS = ["usearch-i8", "hnswlib-f32"]
 EXPANSIONS = [32, 64, 128, 256]
@@ -26,11 +26,7 @@ EXPANSIONS = [32, 64, 128, 256]
 def peer(name, folder, rows):
     import numpy as np
 
-    base = texmex(os.path.join(folder, "base.fvecs"), "<f4")[:rows]
-    queries = texmex(os.path.join(folder, "query.fvecs"), "<f4")
-    truth = texmex(os.path.join(folder, "groundtruth.ivecs"), "<i4")[:, :10]
-    keys = hashed(len(base))
-    base, keys = np.ascontiguousarray(base[keys]), keys.astype(np.uint64)
+    base, keys, queries, truth = load(folder, rows)
     if name == "usearch-i8":
         from usearch.index import Index
 
@@ -59,11 +55,8 @@ def peer(name, folder, rows):
             index.set_ef(expansion)
             return index.knn_query(queries, k=10, num_threads=1)[0]
 
-    def recall(found):
-        return sum(len(set(map(int, row)) & set(map(int, want))) for row, want in zip(found, truth)) / truth.size
-
     system, kind = name.split("-")
-    recalls = {str(expansion): recall(search(expansion)) for expansion in EXPANSIONS} if rows is None else {}
+    recalls = {str(expansion): recall(search(expansion), truth) for expansion in EXPANSIONS} if rows is None else {}
     print(json.dumps({"system": system, "type": kind, "build": len(base) / seconds, "recall": recalls}))
 
 

@@ -11,11 +11,12 @@
 //! 16, expansion 128 while building, rows in the order of hashed keys, seconds of the processor. `--shards` adds by the clock
 //! two halves one after the other and on two threads, which needs a quiet machine.
 
+#[path = "halves.rs"]
+mod halves;
 #[path = "vectors.rs"]
 mod vectors;
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use scalingnote::index::{
     self, Builder, Calibration, IndexOptions, ShardIndex, audit, build, calibrate, measure,
@@ -25,6 +26,7 @@ use scalingnote_kernel::distance::Element;
 use scalingnote_kernel::graph::{GraphBuilder, Shape};
 use serde_json::{Value, json};
 
+use self::halves::two_shards;
 use self::vectors::{Data, Failure, cpu_seconds, mix};
 
 /// Candidates while searching.
@@ -180,37 +182,4 @@ fn one(data: &Data, options: &IndexOptions, calibration: &Calibration) -> Result
         "peak": status("VmHWM:") as i64 - before + 4 * (rows * width) as i64,
         "estimated": index::estimate_memory(rows as u64, width as u32, options),
     }))
-}
-
-fn two_shards(
-    data: &Data,
-    options: &IndexOptions,
-    calibration: &Calibration,
-) -> Result<Value, Failure> {
-    let folder = tempfile::tempdir()?;
-    let (rows, width) = (data.base.len(), data.base.dimensions());
-    let half = |name: &str, rows: std::ops::Range<usize>| -> Result<(), Failure> {
-        let values = data.base.as_slice()[rows.start * width..rows.end * width].to_vec();
-        let vectors = Embeddings::from_vec(width, values)?;
-        let (index, sidecar) =
-            (folder.path().join(name), folder.path().join(format!("{name}.f16")));
-        let (keys, cancel) = (&data.keys[rows], Cancel::new());
-        build(keys, &vectors, options, calibration, &index, &sidecar, &cancel, &|_| {})?;
-        Ok(())
-    };
-    let halves = [("a", 0..rows / 2), ("b", rows / 2..rows)];
-    let begun = Instant::now();
-    halves.clone().into_iter().try_for_each(|(name, rows)| half(name, rows))?;
-    let one = begun.elapsed().as_secs_f64();
-    let begun = Instant::now();
-    std::thread::scope(|scope| {
-        let half = &half;
-        let threads = halves
-            .map(|(name, rows)| scope.spawn(move || half(name, rows).map_err(|e| e.to_string())));
-        threads
-            .into_iter()
-            .try_for_each(|thread| thread.join().map_err(|_| "a builder panicked".to_owned())?)
-    })?;
-    let two = begun.elapsed().as_secs_f64();
-    Ok(json!({"one_thread_s": one, "two_threads_s": two, "speedup": one / two}))
 }

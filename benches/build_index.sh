@@ -14,13 +14,9 @@ if [ $# = 0 ] && [ ! -d "$data/glove-100d-80k" ]; then
     echo "skipped: no $data/glove-100d-80k"
     exit 0
 fi
-if ! "$python" -c 'import usearch, hnswlib, numpy' 2>/dev/null; then
-    echo "installing the peers into $peers" >&2
-    python3 -m venv "$peers"
-    "$peers/bin/pip" install --quiet 'usearch==2.26.*' hnswlib numpy
-fi
-bench=$(cargo build --quiet --release --bench build_index --message-format json |
-    sed -n 's/.*"executable":"\([^"]*build_index-[^"]*\)".*/\1/p')
+. benches/common.sh
+peers_have 'usearch, hnswlib, numpy' 'usearch==2.26.*' hnswlib numpy
+bench=$(built bench build_index)
 if [ $# = 0 ]; then
     set -- "$data/glove-100d-80k"
     if [ -d .cache/embeddings-384d-100k ]; then set -- "$@" .cache/embeddings-384d-100k; fi

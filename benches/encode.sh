@@ -18,11 +18,8 @@ cwe=${CWE:-.cache/notes/cwe-1000.csv}
 stackexchange=${STACKEXCHANGE:-../shared/data/stackexchange-mini/notes.jsonl}
 batches=${BATCHES:-4,16}
 python=$peers/bin/python
-if ! "$python" -c 'import torch, transformers, gguf, accelerate, sentence_transformers' 2>/dev/null; then
-    echo "installing the peers into $peers" >&2
-    python3 -m venv "$peers"
-    "$peers/bin/pip" install --quiet torch transformers gguf accelerate sentence-transformers
-fi
+. benches/common.sh
+peers_have 'torch, transformers, gguf, accelerate, sentence_transformers' torch transformers gguf accelerate sentence-transformers
 STEP_SECONDS=${STEP_SECONDS:-600}
 export STEP_SECONDS
 short() { case $1 in float32) echo f32 ;; *) echo bf16 ;; esac; }
@@ -32,12 +29,7 @@ if [ "${LLAMA:-}" = 1 ] && ! llama; then
     CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" "$peers/bin/pip" install --quiet --no-binary llama-cpp-python llama-cpp-python
 fi
 threads=${THREADS:-$(nproc)}
-bench=${BENCH:-}
-if [ -z "$bench" ]; then
-    cargo build --quiet --release --bench encode
-    bench=$(cargo build --quiet --release --bench encode --message-format json |
-        sed -n 's/.*"executable":"\([^"]*encode-[^"]*\)".*/\1/p')
-fi
+bench=${BENCH:-$(built bench encode)}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 step() { "$python" benches/steps.py run "$work" "$@"; } # a name and a command

@@ -17,17 +17,9 @@ threads=${THREADS:-$(nproc)}
 python=$peers/bin/python
 STEP_SECONDS=${STEP_SECONDS:-600}
 export STEP_SECONDS
-if ! "$python" -c 'import torch, sentence_transformers, onnxruntime, onnxscript' 2>/dev/null; then
-    echo "installing the peers into $peers" >&2
-    python3 -m venv "$peers"
-    "$peers/bin/pip" install --quiet torch sentence-transformers onnx onnxscript onnxruntime
-fi
-bench=${BENCH:-}
-if [ -z "$bench" ]; then
-    cargo build --quiet --release --bench encode
-    bench=$(cargo build --quiet --release --bench encode --message-format json |
-        sed -n 's/.*"executable":"\([^"]*encode-[^"]*\)".*/\1/p')
-fi
+. benches/common.sh
+peers_have 'torch, sentence_transformers, onnxruntime, onnxscript' torch sentence-transformers onnx onnxscript onnxruntime
+bench=${BENCH:-$(built bench encode)}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 if [ $# -eq 0 ]; then

@@ -24,17 +24,11 @@ fi
 model=${MODEL:-.cache/models/SmolLM2-135M-Instruct.Q4_1.gguf}
 peers=${PEERS-.cache/peers}
 python=$peers/bin/python
-if [ -n "$peers" ] && ! "$python" -c 'import torch, transformers, sentence_transformers' 2>/dev/null; then
-    echo "installing the peers into $peers" >&2
-    python3 -m venv "$peers"
-    "$peers/bin/pip" install --quiet torch transformers gguf accelerate sentence-transformers
+. benches/common.sh
+if [ -n "$peers" ]; then
+    peers_have 'torch, transformers, sentence_transformers' torch transformers gguf accelerate sentence-transformers
 fi
-bench=${BENCH:-}
-if [ -z "$bench" ]; then
-    cargo build --quiet --release --features "$features" --bench gpu
-    bench=$(cargo build --quiet --release --features "$features" --bench gpu --message-format json |
-        sed -n 's/.*"executable":"\([^"]*gpu-[^"]*\)".*/\1/p')
-fi
+bench=${BENCH:-$(built bench gpu --features "$features")}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 STEP_SECONDS=${STEP_SECONDS:-600}
@@ -69,12 +63,7 @@ done
 python3 benches/gpu_peers.py table "$work"
 # A whole run: how much of the encode stage was the device busy?
 if [ -f "$model" ] && [ -f .cache/notes/cwe-1000.csv ] && [ "$torch_device" = "$device" ]; then
-    program=${PROGRAM:-}
-    if [ -z "$program" ]; then
-        cargo build --quiet --release --features "$features" --bin scalingnote
-        program=$(cargo build --quiet --release --features "$features" --bin scalingnote --message-format json |
-            sed -n 's/.*"executable":"\([^"]*\/scalingnote\)".*/\1/p')
-    fi
+    program=${PROGRAM:-$(built bin scalingnote --features "$features")}
     step run "$program" run pipelines/quickstart.toml --set publish.root="$work/root" --set "encode.devices=[\"$device\"]" \
         --set tower.arithmetic="$arithmetic" --set encode.token_budget=65536 \
         --set corpus.tables.0.uri=../.cache/notes/cwe-1000.csv

@@ -12,6 +12,8 @@
 
 #[path = "budget.rs"]
 mod budget;
+#[path = "halves.rs"]
+mod halves;
 #[path = "vectors.rs"]
 mod vectors;
 
@@ -22,10 +24,11 @@ use arrow::buffer::BooleanBuffer;
 use scalingnote::index::{
     Builder, Calibration, IndexOptions, Quantization, RowSet, ShardIndex, build, calibrate,
 };
-use scalingnote::types::{Cancel, Embeddings};
+use scalingnote::types::Cancel;
 use serde_json::{Value, json};
 
 use self::budget::Budget;
+use self::halves::two_shards;
 use self::vectors::{Data, Failure, cpu_seconds, mix};
 
 /// Candidates while searching, along the curve.
@@ -60,7 +63,8 @@ fn main() -> Result<(), Failure> {
     }
     let data = Data::load(&folder, rows)?;
     if shards {
-        println!("{}", two_shards(&data)?);
+        let options = IndexOptions::default();
+        println!("{}", two_shards(&data, &options, &calibrate(&data.base, &options)?)?);
         return Ok(());
     }
     if filter {
@@ -119,21 +123,17 @@ fn allocated() -> u64 {
 
 fn built(
     data: &Data,
-    rows: std::ops::Range<usize>,
     options: &IndexOptions,
     calibration: &Calibration,
     folder: &Path,
     name: &str,
 ) -> Result<f64, Failure> {
-    let width = data.base.dimensions();
-    let values = data.base.as_slice()[rows.start * width..rows.end * width].to_vec();
-    let vectors = Embeddings::from_vec(width, values)?;
     let (index, sidecar) =
         (folder.join(format!("{name}.usearch")), folder.join(format!("{name}.f16")));
     let begun = cpu_seconds();
     let report = build(
-        &data.keys[rows],
-        &vectors,
+        &data.keys,
+        &data.base,
         options,
         calibration,
         &index,
@@ -177,7 +177,7 @@ fn measure(
     folder: &Path,
 ) -> Result<Vec<Line>, Failure> {
     let calibration = calibrate(&data.base, options)?;
-    let seconds = built(data, 0..data.base.len(), options, &calibration, folder, name)?;
+    let seconds = built(data, options, &calibration, folder, name)?;
     let (index, sidecar) =
         (folder.join(format!("{name}.usearch")), folder.join(format!("{name}.f16")));
     let mut lines = Vec::new();
@@ -244,7 +244,7 @@ fn filtered(data: &Data) -> Result<(), Failure> {
     let options = IndexOptions::default();
     let calibration = calibrate(&data.base, &options)?;
     let rows = data.base.len();
-    built(data, 0..rows, &options, &calibration, folder.path(), "i8")?;
+    built(data, &options, &calibration, folder.path(), "i8")?;
     let (index, sidecar) = (folder.path().join("i8.usearch"), folder.path().join("i8.f16"));
     let shard = ShardIndex::open(&index, &sidecar, &options, &calibration)?;
     for percent in [1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 95, 100] {
@@ -286,31 +286,4 @@ fn filtered(data: &Data) -> Result<(), Failure> {
         );
     }
     Ok(())
-}
-
-fn two_shards(data: &Data) -> Result<Value, Failure> {
-    let options = IndexOptions::default();
-    let calibration = calibrate(&data.base, &options)?;
-    let folder = tempfile::tempdir()?;
-    let half = data.base.len() / 2;
-    let halves = [("a", 0..half), ("b", half..data.base.len())];
-    let begun = Instant::now();
-    for (name, rows) in halves.clone() {
-        built(data, rows, &options, &calibration, folder.path(), name)?;
-    }
-    let one = begun.elapsed().as_secs_f64();
-    let begun = Instant::now();
-    std::thread::scope(|scope| {
-        let threads = halves.map(|(name, rows)| {
-            let (options, calibration, folder) = (&options, &calibration, folder.path());
-            scope.spawn(move || {
-                built(data, rows, options, calibration, folder, name).map_err(|e| e.to_string())
-            })
-        });
-        threads.into_iter().try_for_each(|thread| {
-            thread.join().map_err(|_| "a builder panicked".to_owned())?.map(|_| ())
-        })
-    })?;
-    let two = begun.elapsed().as_secs_f64();
-    Ok(json!({"shards": 2, "one_thread_s": one, "two_threads_s": two, "speedup": one / two}))
 }

@@ -21,27 +21,19 @@ if [ $# = 0 ] && [ ! -d "$data/glove-100d-80k" ]; then
     echo "skipped: no $data/glove-100d-80k"
     exit 0
 fi
-if ! "$python" -c 'import usearch, hnswlib, faiss, numpy, pyarrow' 2>/dev/null; then
-    echo "installing the peers into $peers" >&2
-    python3 -m venv "$peers"
-    "$peers/bin/pip" install --quiet 'usearch==2.26.*' hnswlib faiss-cpu numpy pyarrow
-fi
+. benches/common.sh
+peers_have 'usearch, hnswlib, faiss, numpy, pyarrow' 'usearch==2.26.*' hnswlib faiss-cpu numpy pyarrow
 cargo build --quiet --release --bench index --bench resident --bench slots --bin scalingnote
-built() { # the bench of a name
-    cargo build --quiet --release --bench "$1" --message-format json |
-        sed -n 's/.*"executable":"\([^"]*'"$1"'-[^"]*\)".*/\1/p'
-}
-bench=$(built index)
-resident=$(built resident)
-slots=$(built slots)
+bench=$(built bench index)
+resident=$(built bench resident)
+slots=$(built bench slots)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 STEP_SECONDS=${STEP_SECONDS:-1800}
 export STEP_SECONDS
 step() { "$python" benches/steps.py run "$work" "$@"; } # a name and a command
 if [ $# = 0 ]; then
-    program=$(cargo build --quiet --release --bin scalingnote --message-format json |
-        sed -n 's/.*"executable":"\([^"]*scalingnote\)".*/\1/p')
+    program=$(built bin scalingnote)
     notes=${NOTES:-100000}
     set -- "$data/glove-100d-80k"
     for set in "minilm 384 $notes" "mpnet 768 $((notes / 5))"; do

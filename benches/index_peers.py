@@ -37,6 +37,21 @@ def texmex(path, dtype):
     return raw.reshape(-1, raw[0] + 1)[:, 1:].copy().view(dtype)
 
 
+def load(folder, rows, order="hash"):
+    """The first `rows` vectors in the order of their keys, these, the queries, and per query the ten nearest."""
+    import numpy as np
+
+    base = texmex(os.path.join(folder, "base.fvecs"), "<f4")[:rows]
+    queries = texmex(os.path.join(folder, "query.fvecs"), "<f4")
+    truth = texmex(os.path.join(folder, "groundtruth.ivecs"), "<i4")[:, :10]
+    keys = hashed(len(base)) if order == "hash" else np.arange(len(base))
+    return np.ascontiguousarray(base[keys]), keys.astype(np.uint64), queries, truth
+
+
+def recall(found, truth):
+    return sum(len(set(map(int, row)) & set(map(int, want))) for row, want in zip(found, truth)) / truth.size
+
+
 def curve(search, set_expansion, truth, budget):
     points = []
     for expansion in EXPANSIONS:
@@ -49,8 +64,7 @@ def curve(search, set_expansion, truth, budget):
             # Where three turns of the whole curve do not fit, one has to do.
             if 3 * best * sum(EXPANSIONS) / expansion > budget.left():
                 break
-        hits = sum(len(set(map(int, row)) & set(map(int, want))) for row, want in zip(found, truth))
-        points.append([expansion, hits / truth.size, len(truth) / best])
+        points.append([expansion, recall(found, truth), len(truth) / best])
     return points
 
 
@@ -68,13 +82,8 @@ def hashed(rows):
 def measure(peer, folder, rows, order):
     import numpy as np
 
-    base = texmex(os.path.join(folder, "base.fvecs"), "<f4")[:rows]
-    queries = texmex(os.path.join(folder, "query.fvecs"), "<f4")
-    truth = texmex(os.path.join(folder, "groundtruth.ivecs"), "<i4")[:, :10]
-    keys = hashed(len(base)) if order == "hash" else np.arange(len(base))
-    base, keys = np.ascontiguousarray(base[keys]), keys.astype(np.uint64)
+    base, keys, queries, truth = load(folder, rows, order)
     width = base.shape[1]
-
     (system, kind), budget = peer.split("-"), steps.Budget(1800)
 
     def report(seconds, save, search, set_expansion, sidecar=0):
