@@ -1,10 +1,9 @@
 //! The real server, while somebody changes the files that it serves.
 
 use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::io::Write;
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -14,46 +13,8 @@ use scalingnote::store::Root;
 
 use crate::fixture::http::Client;
 use crate::fixture::place::Place;
+use crate::fixture::server::Served;
 use crate::fixture::support::{notes, publish, store_content, unit_vectors};
-
-/// A server process; it goes with the test.
-struct Served {
-    process: Child,
-    address: SocketAddr,
-}
-
-impl Served {
-    fn start(place: &Place, line: &str) -> Self {
-        let mut command = place.command(line);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut process = command.spawn().unwrap();
-        let mut said = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut said).unwrap();
-        let Some((_, address)) = said.trim().split_once("http://") else {
-            let output = process.wait_with_output().unwrap();
-            panic!("{said:?} {}", String::from_utf8_lossy(&output.stderr));
-        };
-        Self { address: address.parse().unwrap(), process }
-    }
-
-    /// Stops it; it must have lived until then. Gives what it said.
-    fn stop(mut self) -> String {
-        let ended = self.process.try_wait().unwrap();
-        assert!(ended.is_none(), "it ended unasked: {ended:?}");
-        let pid = self.process.id().to_string();
-        let kill = std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap();
-        assert!(kill.success() && self.process.wait().unwrap().success());
-        let mut said = String::new();
-        self.process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        said
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-    }
-}
 
 /// Cuts a file short in place, or writes other bytes over it.
 fn change(path: &Path, cut: bool) {
@@ -92,7 +53,7 @@ async fn files_that_are_cut_short_or_written_over_do_not_disturb_the_server() {
         let place = Place::new();
         let manifest = published(&place).await;
         let line = "serve root --vectors-only --bind 127.0.0.1:0 --cache cache --poll 1s";
-        let served = Served::start(&place, line);
+        let served = Served::start(&mut place.command(line));
         let mut client = Client::connect(served.address).await;
         let before = answers(&mut client).await;
         for file in manifest.content.files() {
@@ -144,7 +105,7 @@ async fn a_server_without_room_for_copies_maps_in_place_where_asked() {
     place.write("file", "no folder");
     let line = "serve root --vectors-only --bind 127.0.0.1:0";
     place.says(1, &format!("{line} --cache file/cache"), &["--in-place", "--cache"]);
-    let served = Served::start(&place, &format!("{line} --in-place"));
+    let served = Served::start(&mut place.command(&format!("{line} --in-place")));
     let mut client = Client::connect(served.address).await;
     assert_eq!(answers(&mut client).await.len(), 8);
     drop(client);

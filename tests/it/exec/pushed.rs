@@ -1,17 +1,17 @@
 //! A hub's model that no commit pins: what a push to its repository does to snapshots that are there, and to the next
 //! run.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
 use scalingnote::snapshot::{self, Manifest, Provenance};
 use scalingnote::store::Root;
 
+use crate::fixture::http::Client;
 use crate::fixture::program::program;
+use crate::fixture::server::Served;
 use crate::fixture::training::{self, folder};
 
 fn pipeline() -> String {
@@ -160,30 +160,16 @@ async fn a_push_leaves_what_is_published_alone_and_is_nobodys_decision() {
 }
 
 /// A service that starts after a push opens what is published.
-#[test]
-fn a_service_started_after_a_push_answers() {
+#[tokio::test]
+async fn a_service_started_after_a_push_answers() {
     let hub = Hub::new();
     hub.push('a', false);
     hub.run(&[], published(1), 20);
     hub.push('b', true);
     let line = ["serve", "root", "--bind", "127.0.0.1:0"];
-    let mut serving = hub.command().args(line).stdout(Stdio::piped()).spawn().unwrap();
-    let mut told = String::new();
-    BufReader::new(serving.stdout.take().unwrap()).read_line(&mut told).unwrap();
-    let address = told.trim().rsplit_once("http://").map(|(_, address)| address.to_owned());
-    let answer = address.map(|address| {
-        let mut stream = TcpStream::connect(&address).unwrap();
-        let get =
-            "GET /search?text=hello&k=3 HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n";
-        stream.write_all(get.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    });
-    serving.kill().unwrap();
-    serving.wait().unwrap();
-    let answer = answer.unwrap_or_else(|| panic!("it does not serve: {told:?}"));
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"hits\":[{"), "{answer}");
+    let served = Served::start(hub.command().args(line));
+    let answer = Client::connect(served.address).await.get("/search?text=hello&k=3").await;
+    assert!(answer.status == 200 && answer.body.contains("\"hits\":[{"), "{answer:?}");
 }
 
 /// A plan's tasks are of the commit that was planned, whatever is pushed before they run.

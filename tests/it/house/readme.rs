@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::fixture::checkout::{Checkout, NOTES, package};
 use crate::fixture::python;
+use crate::fixture::server::Served;
 
 /// The page on clusters, which only a program with that feature can run: tests/it/exec/cluster/readme.rs does.
 pub const CLUSTERS: &str = "pipelines/kubernetes/README.md";
@@ -84,10 +85,10 @@ fn run(path: &str) -> Ran {
         let before = checkout.snapshots().len();
         match words[..] {
             // It answers the `curl` lines after it, and ends with the test.
-            ["scalingnote", "serve", ..] => server = Some(Served::start(&checkout, line)),
+            ["scalingnote", "serve", ..] => server = Some(serve(&checkout, line)),
             ["curl", ..] => {
                 let server = server.as_ref().expect("`scalingnote serve` stands above `curl`");
-                server.answers(&checkout, line);
+                answers(server, &checkout, line);
             }
             // The commands after it need what it writes.
             _ if line.contains("notes.pem") && !has_openssl => {
@@ -209,56 +210,27 @@ fn links_between_pages_lead_somewhere() {
     }
 }
 
-/// `scalingnote serve` as the README starts it, on a free port.
-struct Served {
-    process: Child,
-    address: String,
-}
-
 /// The address that the README serves on.
 const ADDRESS: &str = "127.0.0.1:8080";
 
-impl Served {
-    fn start(checkout: &Checkout, line: &str) -> Self {
-        assert!(line.contains(ADDRESS), "`{line}` must serve on {ADDRESS}");
-        let line = line.replace(ADDRESS, "127.0.0.1:0");
-        let mut command = checkout.command(&format!("exec {line}"));
-        let mut process = command.stdout(Stdio::piped()).spawn().expect("sh runs");
-        let mut said = String::new();
-        let out = process.stdout.take().expect("its output is piped");
-        BufReader::new(out).read_line(&mut said).expect("its output is text");
-        let address = said.trim().split("http://").nth(1).unwrap_or_else(|| panic!("{said:?}"));
-        Self { address: address.to_owned(), process }
-    }
-
-    /// Runs a `curl` line of the README where there is a curl.
-    fn answers(&self, checkout: &Checkout, line: &str) {
-        if !checkout.shell("command -v curl").status.success() {
-            println!("skipped: no curl for `{line}`");
-            return;
-        }
-        let line = line.replace(ADDRESS, &self.address).replace("curl ", "curl --fail ");
-        assert!(line.contains(&self.address), "`{line}` must ask {ADDRESS}");
-        let said = checkout.ok(&line);
-        let hits = || serde_json::from_str::<Value>(&said).ok()?["hits"].as_array().map(Vec::len);
-        assert!(!line.contains("/search") || hits() > Some(0), "`{line}` finds nothing: {said}");
-    }
-
-    fn stop(mut self) {
-        let pid = self.process.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
-        assert!(
-            self.process.wait().expect("it is our child").success(),
-            "SIGTERM is not a failure"
-        );
-    }
+/// `scalingnote serve` as the README starts it, on a free port.
+fn serve(checkout: &Checkout, line: &str) -> Served {
+    assert!(line.contains(ADDRESS), "`{line}` must serve on {ADDRESS}");
+    let line = line.replace(ADDRESS, "127.0.0.1:0");
+    Served::start(&mut checkout.command(&format!("exec {line}")))
 }
 
-impl Drop for Served {
-    fn drop(&mut self) {
-        // It has ended already unless the test failed.
-        let _ = self.process.kill();
+/// Runs a `curl` line of the README where there is a curl.
+fn answers(server: &Served, checkout: &Checkout, line: &str) {
+    if !checkout.shell("command -v curl").status.success() {
+        println!("skipped: no curl for `{line}`");
+        return;
     }
+    assert!(line.contains(ADDRESS), "`{line}` must ask {ADDRESS}");
+    let line = line.replace(ADDRESS, &server.address.to_string());
+    let said = checkout.ok(&line.replace("curl ", "curl --fail "));
+    let hits = || serde_json::from_str::<Value>(&said).ok()?["hits"].as_array().map(Vec::len);
+    assert!(!line.contains("/search") || hits() > Some(0), "`{line}` finds nothing: {said}");
 }
 
 #[test]

@@ -1,9 +1,6 @@
 //! `scalingnote serve` as a process of its own, and what it takes.
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -11,6 +8,7 @@ use serde_json::{Value, json};
 use crate::fixture::http::Client;
 use crate::fixture::pipeline::PipelineFile;
 use crate::fixture::program::{PROGRAM, expect, program};
+pub use crate::fixture::server::Served;
 
 /// A folder with a pipeline over notes that all show the day they were made on.
 pub struct Place {
@@ -52,19 +50,8 @@ impl Place {
 
     /// Serves it on a free port; `setup` is run in the shell that becomes the server.
     pub fn serve(&self, setup: &str, options: &str) -> Served {
-        Served::start(self.folder.path(), setup, options)
-    }
-}
-
-pub struct Served {
-    pub process: Child,
-    pub address: SocketAddr,
-}
-
-impl Served {
-    fn start(folder: &Path, setup: &str, options: &str) -> Self {
         // The environment that the program would get without a shell.
-        let plain = program(folder);
+        let plain = program(self.folder.path());
         let mut shell = Command::new("sh");
         for (name, value) in plain.get_envs() {
             match value {
@@ -73,28 +60,12 @@ impl Served {
             };
         }
         let line = format!("{setup} exec \"$1\" serve pipeline.toml --bind 127.0.0.1:0 {options}");
-        let mut process = shell
-            .args(["-c", &line, "sh", PROGRAM])
-            .current_dir(folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut said = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut said).unwrap();
-        let Some(address) = said.trim().split("http://").nth(1) else {
-            let mut errors = String::new();
-            process.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
-            panic!("{said}{errors}");
-        };
-        let address = address.parse().unwrap();
-        // Nobody may wait for what it says to be read.
-        let mut stderr = process.stderr.take().unwrap();
-        std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
-        Self { process, address }
+        shell.args(["-c", &line, "sh", PROGRAM]).current_dir(self.folder.path());
+        Served::start(&mut shell)
     }
+}
 
+impl Served {
     pub async fn client(&self) -> Client {
         Client::connect(self.address).await
     }
@@ -142,12 +113,6 @@ impl Served {
         listed.map_or(0, Iterator::count)
     }
 
-    pub fn terminate(&self) {
-        let pid = libc::pid_t::try_from(self.process.id()).unwrap();
-        // SAFETY: sends a signal to a child that has not been waited for.
-        assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
-    }
-
     /// Waits for its end.
     pub fn ends(&mut self, within: Duration) -> ExitStatus {
         let began = Instant::now();
@@ -158,14 +123,6 @@ impl Served {
             assert!(began.elapsed() < within, "it has not ended after {within:?}");
             std::thread::sleep(Duration::from_millis(10));
         }
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        // It has ended already unless the test failed.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 

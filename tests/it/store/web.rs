@@ -1,8 +1,7 @@
 //! A root and a corpus behind a plain web server: Python's `http.server`, which lists by index pages and knows no ranges.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -16,40 +15,15 @@ use crate::fixture::pipeline::PipelineFile;
 use crate::fixture::place::Place;
 use crate::fixture::program::program;
 use crate::fixture::proxy::{Fault, Proxy};
+use crate::fixture::server::Served;
 use crate::fixture::support::{notes, publish, store_content, unit_vectors};
 
-/// Ends with its value.
-struct WebServer {
-    process: Child,
-    address: String,
-}
-
-impl Drop for WebServer {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-impl WebServer {
-    /// Serves `folder` on a free port of the loopback.
-    fn start(folder: &Path) -> Self {
-        let python = std::env::var_os("SCALINGNOTE_PYTHON").unwrap_or("python3".into());
-        let mut process = Command::new(python)
-            .args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--protocol", "HTTP/1.1"])
-            .current_dir(folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("python starts");
-        let mut line = String::new();
-        let out = process.stdout.take().expect("stdout is a pipe");
-        BufReader::new(out).read_line(&mut line).expect("the server says its port");
-        let port = line.split_once(" port ").and_then(|(_, rest)| rest.split_whitespace().next());
-        let address = format!("127.0.0.1:{}", port.unwrap_or_else(|| panic!("{line}")));
-        Self { process, address }
-    }
+/// Serves `folder` on a free port of the loopback.
+fn web_server(folder: &Path) -> Served {
+    let python = std::env::var_os("SCALINGNOTE_PYTHON").unwrap_or("python3".into());
+    let mut command = Command::new(python);
+    command.args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--protocol", "HTTP/1.1"]);
+    Served::start(command.current_dir(folder))
 }
 
 fn scalingnote(folder: &Path, line: &[&str]) -> Output {
@@ -72,7 +46,7 @@ async fn a_root_behind_a_web_server_is_searched_shown_and_verified() {
     let folder = checkout.path();
     expect(folder, &["run", "pipelines/quickstart.toml"]);
     let local = checkout.root();
-    let server = WebServer::start(&local);
+    let server = web_server(&local);
     let url = format!("http://{}", server.address);
     let query = "memory is used after it has been released";
     let search = |root: &str| expect(folder, &["search", root, query, "--json"]);
@@ -98,7 +72,7 @@ async fn a_root_behind_a_web_server_is_searched_shown_and_verified() {
     assert_eq!(hits(&search("copied")), expected);
 
     // A server that lists nothing: the error says so, and the number is the way round.
-    let silent = Proxy::start(&server.address, |request| {
+    let silent = Proxy::start(&url, |request| {
         let lists = request.target.ends_with("/snapshots/") || request.method == "PROPFIND";
         lists.then(|| Fault::status("403 Forbidden"))
     });
@@ -117,8 +91,8 @@ async fn verify_reads_every_file_of_a_remote_root_once() {
     let root = Root::open(place.path("root").to_str().unwrap()).unwrap();
     let content = store_content(&root, &notes(&unit_vectors(300, 32, 5)), 2).await;
     let manifest = publish(&root, None, content, "run 1").await;
-    let server = WebServer::start(&place.path("root"));
-    let proxy = Proxy::start(&server.address, |_| None).await;
+    let server = web_server(&place.path("root"));
+    let proxy = Proxy::start(&server.address.to_string(), |_| None).await;
     let url = proxy.url();
     let checked = expect(place.folder(), &["snapshot", "verify", &url, "--sample", "0", "--json"]);
     let checked: Value = serde_json::from_str(&checked).unwrap();
@@ -181,7 +155,7 @@ fn what_writes_refuses_a_web_server_at_once() {
 fn notes_come_from_a_web_server() {
     let checkout = Checkout::new();
     let folder = checkout.path();
-    let server = WebServer::start(&folder.join(".cache/notes"));
+    let server = web_server(&folder.join(".cache/notes"));
     let uri = format!("corpus.tables.0.uri=http://{}/cwe-699.csv", server.address);
     expect(folder, &["run", "pipelines/quickstart.toml", "--set", &uri]);
     let report = expect(folder, &["run", "pipelines/quickstart.toml", "--set", &uri, "--json"]);
