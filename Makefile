@@ -2,6 +2,8 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+# No target that is a plain word is a file.
+.PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*/\1/p' $(MAKEFILE_LIST))
 
 CARGO ?= cargo
 PYTHON ?= python3
@@ -24,12 +26,10 @@ BIN = $(TARGET_DIR)/release/scalingnote
 # What `scalingnote --version` says that it was built from.
 export SCALINGNOTE_COMMIT := $(shell git describe --always --dirty --abbrev=12 2>/dev/null)
 
-.PHONY: help
 help: ## Print this list.
 	@echo "usage: make TARGET"
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
 
-.PHONY: index
 index: check-tools ## Fresh machine to searchable snapshot: fetch, build, index, search (NOTES=1000 for more).
 	@$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes "$(NOTES)"
 	@echo "building the program (the first time: some 360 crates)"
@@ -58,7 +58,6 @@ index: check-tools ## Fresh machine to searchable snapshot: fetch, build, index,
 	echo; \
 	echo "search yourself:  $$bin search $(QUICK_ROOT) \"your words\""
 
-.PHONY: check-tools
 check-tools: ## Check that this machine has what the build and `make index` need.
 	@case "$(NOTES)" in 699|1000) ;; \
 		*) echo "error: NOTES=$(NOTES) is not known: use NOTES=699 (399 notes) or NOTES=1000 (938 notes)" >&2; exit 2;; esac
@@ -75,24 +74,20 @@ check-tools: ## Check that this machine has what the build and `make index` need
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 8))' || { echo "error: $(PYTHON) is older than 3.8" >&2; exit 2; }
 	@$(PYTHON) -m pip --version >/dev/null 2>&1 || { echo "error: $(PYTHON) has no pip (Debian, Ubuntu: apt install python3-pip; elsewhere: $(PYTHON) -m ensurepip)" >&2; exit 2; }
 
-.PHONY: build
 build: ## Build the release program.
 	$(CARGO) build --release
 
 # A team builds once, on the oldest system that it serves; `pip install` of the files in .cache/wheel takes everybody seconds.
 WHEEL := $(CACHE)/wheel
-.PHONY: wheel
 wheel: check-tools build ## Pack the release program, and the package of schemas/python, as Python wheels into .cache/wheel.
 	rm -rf $(WHEEL)
 	$(PYTHON) tests/python/make_wheel.py "$(BIN)" $(WHEEL)
 	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(WHEEL) ./schemas/python
 
-.PHONY: test-wheel
 test-wheel: wheel ## Install the wheels into a clean environment and run the quick start from them.
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
 	$(PYTHON) tests/python/wheel.py $(WHEEL) .
 
-.PHONY: test
 test: export SCALINGNOTE_PYTHON = $(VENV_PYTHON)
 test: check-tools python-packages ## Run every test that needs no service (cargo-nextest where installed, else cargo test).
 	$(CARGO) test --release --doc
@@ -105,11 +100,9 @@ test: check-tools python-packages ## Run every test that needs no service (cargo
 # From a changed line to its test: this package unoptimised and compiled incrementally, beside the dependencies that the release
 # build has already.
 UNOPTIMISED = --config profile.release.incremental=true --config profile.release.package.scalingnote.opt-level=0
-.PHONY: unit
 unit: ## Run the unit tests whose names contain TEST, with this package unoptimised.
 	$(CARGO) $(UNOPTIMISED) test --release --lib $(TEST)
 
-.PHONY: test-airflow
 test-airflow: check-tools build ## Run the Airflow DAG under the real Airflow (installed into .cache/airflow).
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
 	tests/python/airflow_daily.sh "$(BIN)" "$(abspath $(CACHE))"
@@ -126,14 +119,12 @@ MODELS_PYTHON := $(CACHE)/models-venv/bin/python
 test-models: $(CACHE)/models-venv/installed
 endif
 $(CACHE)/models-venv/installed: PACKAGES = "sentence-transformers>=5" torch numpy gguf
-.PHONY: test-models
 test-models: check-tools build ## Compare towers with sentence-transformers on folders it saved itself (installed into .cache/models-venv).
 	$(MODELS_PYTHON) tests/python/parity.py "$(BIN)" "$(abspath $(CACHE))/parity"
 	$(MODELS_PYTHON) tests/python/parity_decoders.py "$(BIN)" "$(abspath $(CACHE))/parity"
 	$(MODELS_PYTHON) tests/python/model_files.py "$(BIN)" "$(abspath $(CACHE))/parity"
 
 # These tests skip themselves where no root is given, so `make test` passes them by. One at a time: they share the servers.
-.PHONY: test-stores
 test-stores: check-tools ## Run the store's tests and whole runs in bad weather on Azurite and an S3 server (installed into .cache/stores).
 	$(CARGO) test --release --test it --no-run
 	$(PYTHON) tests/python/stores.py "$(STORES)" -- \
@@ -146,7 +137,6 @@ SOURCES_PYTHON := $(CACHE)/sources-venv/bin/python
 test-sources: $(CACHE)/sources-venv/installed
 endif
 $(CACHE)/sources-venv/installed: PACKAGES = "deltalake>=1.6" pyarrow
-.PHONY: test-sources
 test-sources: export SCALINGNOTE_PYTHON = $(abspath $(SOURCES_PYTHON))
 test-sources: check-tools ## Read Delta tables that Python wrote, here and on an S3 server, and tables of PostgreSQL, MariaDB and SQLite.
 	$(CARGO) test --release --features delta,databases --lib corpus::source::
@@ -155,7 +145,6 @@ test-sources: check-tools ## Read Delta tables that Python wrote, here and on an
 		$(CARGO) test --release --features delta,databases --test it sources:: -- --nocapture --test-threads=2
 
 # A build of its own: Ballista needs more of DataFusion.
-.PHONY: test-cluster
 test-cluster: check-tools ## Run pipelines on a Ballista cluster of processes that are killed, on disk and on an S3 server.
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
 	$(CARGO) test --release --features cluster --lib exec::
@@ -166,42 +155,34 @@ test-cluster: check-tools ## Run pipelines on a Ballista cluster of processes th
 	$(PYTHON) tests/python/machines.py "$(BIN)" "$(STORES)"
 
 # Network namespaces need root; where they cannot be made the test says so. A program with `cluster` runs a cluster on them too.
-.PHONY: test-machines
 test-machines: check-tools build ## Run on three machines (namespaces) that share a slow bucket, and cut each off for two minutes.
 	$(PYTHON) tests/python/machines.py "$(BIN)" "$(STORES)"
 
 # Damaged files, thoroughly: thousands of each kind.
-.PHONY: test-hostile
 test-hostile: check-tools ## Read thousands of damaged files of every kind in processes with little memory.
 	SCALINGNOTE_MUTATIONS=2000 $(CARGO) test --release --test it hostile:: -- --nocapture
 
 # How long each of the targets is fuzzed.
 SECONDS ?= 60
-.PHONY: fuzz
 fuzz: check-tools ## Fuzz every reader of foreign bytes with coverage feedback (SECONDS=60 for each target).
 	tests/fuzz/run.sh $(SECONDS) "$(abspath $(CACHE))" "$(CARGO)"
 
-.PHONY: test-kubernetes
 test-kubernetes: ## Validate the Kubernetes manifests and lint the Containerfile (tools installed into .cache/kubernetes).
 	$(PYTHON) tests/python/kubernetes_manifests.py $(CACHE)
 
-.PHONY: test-alerts
 test-alerts: export SCALINGNOTE_REQUIRE_PROMTOOL = 1
 test-alerts: ## Check metrics of real runs and test the alert rules with promtool.
 	@command -v promtool >/dev/null || { echo "error: promtool is missing (Debian, Ubuntu: apt install prometheus)" >&2; exit 2; }
 	$(CARGO) test --release --test it metrics::
 
-.PHONY: test-serve
 test-serve: check-tools ## Search under load for some minutes while 300 snapshots are published and collected.
 	SCALINGNOTE_SERVE_PUBLISHES=300 $(CARGO) test --release --test it publishing_beside_queries -- --nocapture
 
-.PHONY: test-page
 test-page: check-tools build ## Search and compare on the page of `serve` in a headless Chromium; pictures of it in .cache/page.
 	$(PYTHON) tests/python/page.py "$(BIN)" $(CACHE)/page
 
 # An hour is SOAK_SECONDS=3600.
 SOAK_SECONDS ?= 600
-.PHONY: test-soak
 test-soak: check-tools ## Serve honest clients among hostile ones for SOAK_SECONDS while runs publish; prints latencies and memory.
 	SCALINGNOTE_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --release --test it honest_clients_are_served -- --nocapture
 
@@ -209,7 +190,6 @@ test-soak: check-tools ## Serve honest clients among hostile ones for SOAK_SECON
 FAULT_SCHEDULES ?= 2000
 KILL_SCHEDULES ?= 40
 MODEL_SCHEDULES ?= 24
-.PHONY: test-faults
 test-faults: check-tools ## Run FAULT_SCHEDULES seeded fault schedules, some with the real tower, and KILL_SCHEDULES of kill -9.
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
 	SCALINGNOTE_FAULT_SCHEDULES=$(FAULT_SCHEDULES) SCALINGNOTE_KILL_SCHEDULES=$(KILL_SCHEDULES) \
@@ -219,12 +199,10 @@ test-faults: check-tools ## Run FAULT_SCHEDULES seeded fault schedules, some wit
 
 # A failure prints the schedule and every step of it.
 MODEL_SECONDS ?= 600
-.PHONY: test-model
 test-model: check-tools ## Search the interleavings of runs, tasks, publishers, gc, purge and readers for MODEL_SECONDS.
 	SCALINGNOTE_MODEL_SECONDS=$(MODEL_SECONDS) \
 		$(CARGO) test --release --test it -- --nocapture --test-threads=1 model::
 
-.PHONY: test-all
 test-all: test test-wheel test-models test-airflow test-kubernetes test-alerts test-stores test-machines test-sources test-serve test-page test-soak test-faults test-model test-hostile test-cluster ## Run every suite there is, the slow ones too.
 	$(MAKE) fuzz SECONDS=10
 
@@ -238,7 +216,6 @@ CUDA = FEATURES=$(FEATURES) CANDLE_FLASH_ATTN_BUILD_DIR="$(abspath $(CACHE))/cud
 # searched in lib/ beside the program, in /usr/local/cuda/lib64 and where the build had them. On a read-only root CUDA_CACHE_PATH
 # must name a folder that can be written. What needs no card (drivers of a cluster, schedulers, plans) takes release/scalingnote,
 # which runs without a driver.
-.PHONY: cuda
 cuda: check-tools ## Build gpu/scalingnote for NVIDIA GPUs (FEATURES=flash-attn: with fused attention) beside release/scalingnote.
 	@mkdir -p $(CACHE)/cuda-kernels "$(TARGET_DIR)/gpu"
 	$(CUDA) $(CARGO) rustc --release --bin scalingnote --features $(FEATURES) -- @rpath
@@ -247,7 +224,6 @@ cuda: check-tools ## Build gpu/scalingnote for NVIDIA GPUs (FEATURES=flash-attn:
 	$(CUDA_TOOLKIT) --check "$(TARGET_DIR)/gpu/scalingnote"
 
 # Fused attention for the heads of the bench's shapes only, some 20 minutes of nvcc; FEATURES=cuda leaves it out.
-.PHONY: gpu-pack
 gpu-pack: FEATURES = flash-attn
 gpu-pack: check-tools ## Pack the `gpu` bench into .cache/gpu/gpu.xz, to be carried to a card (benches/gpu/first.sh).
 	@mkdir -p $(CACHE)/gpu $(CACHE)/cuda-kernels
@@ -257,67 +233,54 @@ gpu-pack: check-tools ## Pack the `gpu` bench into .cache/gpu/gpu.xz, to be carr
 	open(sys.argv[2], "wb").write(packed); size = len(packed) / 2**20; print(f"{sys.argv[2]}: {size:.1f} MiB"); \
 	sys.exit(size > 24 and "error: more than the 24 MiB that travel")' "$$bench" $(CACHE)/gpu/gpu.xz
 
-.PHONY: smoke-gpu
 smoke-gpu: check-tools ## The steps of the first minutes on a card, on the processor: do vectors depend on their batch?
 	SMOKE=1 benches/gpu/first.sh 1
 
-.PHONY: cuda-check-flash
 cuda-check-flash: FEATURES = flash-attn
 cuda-check-flash: check-tools ## Compile the library with feature flash-attn, its kernels left empty.
 	EMPTY_KERNELS=1 $(CUDA) $(CARGO) build --release --lib --features flash-attn
 
-.PHONY: lint
 lint: ## Check formatting and run clippy, with the optional readers and drivers too; warnings are errors.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --profile release --all-targets -- -D warnings
 	$(CARGO) clippy --profile release --all-targets --features cluster,databases,delta -- -D warnings
 
-.PHONY: docs
 docs: ## Build the documentation, that of the rooms behind the library's interface too; warnings are errors.
 	RUSTDOCFLAGS="-D warnings --cfg rooms" $(CARGO) doc --profile release --no-deps
 
 # STEP_SECONDS bounds each step of each bench (benches/README.md).
 # Where the retrieval sets of the benches below lie (BEIR layout); without them the benches say `skipped`.
 DATA ?= ../shared/data
-.PHONY: bench-encode
 bench-encode: ## Measure the document tower beside PyTorch, sentence-transformers and llama.cpp (benches/README.md).
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 1000
 	benches/encode.sh
 
-.PHONY: bench-encoders
 bench-encoders: ## Measure encoders (MiniLM, ModernBERT's size) beside sentence-transformers and ONNX Runtime (benches/README.md).
 	benches/encoders.sh
 
-.PHONY: bench-gpu
 bench-gpu: check-tools ## Measure the document tower on a GPU beside PyTorch and sentence-transformers (benches/README.md).
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 1000
 	@mkdir -p $(CACHE)/cuda-kernels
 	$(CUDA) benches/gpu.sh
 
-.PHONY: bench-memory
 bench-memory: build ## Follow the memory of one run over a million short notes (benches/README.md).
 	$(PYTHON) benches/memory.py "$(BIN)"
 
-.PHONY: bench-index
 bench-index: ## Measure index building and recall beside usearch, hnswlib and faiss (DATA=DIR, benches/README.md).
 	DATA="$(DATA)" benches/index.sh
 
-.PHONY: bench-index-build
 bench-index-build: ## Measure index building beside usearch and hnswlib, and what of it is not insertion (DATA=DIR, CORE=N).
 	DATA="$(DATA)" benches/build_index.sh
 
-.PHONY: bench-serve
 bench-serve: ## Measure what a request to `scalingnote serve` costs beside the search itself (benches/README.md).
 	$(CARGO) bench --bench serve
 
-.PHONY: bench-e2e
 bench-e2e: build ## Measure whole runs over real texts: stages, overlap, and the same with 1% changed (DATA=DIR, benches/README.md).
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
 	$(PYTHON) benches/e2e.py "$(BIN)" --data "$(DATA)" --svg benches/e2e.svg
 
 # BUILD passes options on: BUILD="--compare REV --inner-loop --json FILE".
 BUILD ?=
-.PHONY: bench-build
 bench-build: check-tools ## Time a cold release build, crate by crate (BUILD="options", benches/README.md).
 	CARGO="$(CARGO)" $(PYTHON) benches/build.py $(BUILD)
 
@@ -325,20 +288,16 @@ bench-build: check-tools ## Time a cold release build, crate by crate (BUILD="op
 PAIRS ?= $(CACHE)/pairs
 SETS ?= $(CACHE)/sets
 CLAIMS ?=
-.PHONY: bench-claims
 bench-claims: build ## Train and judge what the paper claims; goes on where it was stopped (PAIRS=dir SETS=dir CLAIMS="options").
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699 --minilm
 	$(PYTHON) benches/claims.py "$(BIN)" --pairs "$(PAIRS)" --sets "$(SETS)" --models $(CACHE)/models --out $(CACHE)/claims $(CLAIMS)
 
-.PHONY: bench-daily
 bench-daily: build ## Measure a day on which 1% of 100,000 notes changed beside a full run (benches/README.md).
 	$(PYTHON) benches/daily.py "$(BIN)"
 
-.PHONY: bench-scale
 bench-scale: build ## Measure planning and metadata, and simulate 100 million notes on 100 GPUs (benches/README.md).
 	$(PYTHON) benches/scale.py "$(BIN)"
 
-.PHONY: bench-cluster
 bench-cluster: ## Measure the way over a Ballista cluster beside one process (benches/README.md).
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
 	$(CARGO) build --release --features cluster
@@ -346,7 +305,6 @@ bench-cluster: ## Measure the way over a Ballista cluster beside one process (be
 
 # The copy of the list tells what is installed, so a new package reaches an old checkout. Without a network the
 # tests that need these packages say `skipped`; SCALINGNOTE_REQUIRE_PYTHON=1 makes that an error.
-.PHONY: python-packages
 python-packages: ## Install what the Python tests import into a virtual environment of their own.
 	@cmp -s tests/python/requirements.txt $(VENV)/requirements.txt && "$(VENV_PYTHON)" -c "" 2>/dev/null || { \
 		$(PYTHON) -m venv --clear $(VENV) && \
@@ -355,10 +313,8 @@ python-packages: ## Install what the Python tests import into a virtual environm
 		echo "warning: the Python packages of tests/python/requirements.txt could not be installed; tests that need them will be skipped" >&2; \
 		[ -z "$$SCALINGNOTE_REQUIRE_PYTHON" ]; }
 
-.PHONY: clean
 clean: ## Remove what was built here; the fetched model, the notes and the indexes in .cache stay.
 	$(CARGO) clean
 
-.PHONY: clean-cache
 clean-cache: ## Remove .cache: the fetched model, the notes, the quick start's indexes, the test packages.
 	rm -rf $(CACHE)
