@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from ._errors import NotFoundError
+from ._forks import begin
 from ._root import Root
 from ._snapshot import Snapshot, open_beside
 
@@ -35,7 +36,10 @@ def follow(
 
 
 class Follower:
-    """The snapshot in service. A context manager; leaving it stops looking, what somebody holds stays open."""
+    """The snapshot in service. A context manager; leaving it stops looking, what somebody holds stays open.
+
+    In a forked child (`preload_app` of gunicorn, `fork` of multiprocessing) it goes on with the first use of `current`.
+    """
 
     def __init__(self, root: Root, every: float, check: bool) -> None:
         """Open the newest snapshot and begin to look; call `follow`."""
@@ -44,22 +48,30 @@ class Follower:
         self._root = root
         self._every = every
         self._check = check
-        self._looking = threading.Lock()
-        self._stop = threading.Event()
+        self._closed = False
         self._broken: tuple[int, float, float] | None = None  # number, pause, when to try again
         self.failure: Exception | None = None
         """Why the newest snapshot is not in service; `None` where it is."""
         self._current: Snapshot | None = None
+        begin(self)
         if not self.look():
             raise self.failure or NotFoundError(f"there is no snapshot in {root.uri}")
-        self._thread = threading.Thread(target=self._run, name="scalingnote-follow", daemon=True)
-        self._thread.start()
+        self._start()
+
+    def begin(self) -> None:
+        """Have no thread, and nobody who looks. In a forked child `current` starts a thread."""
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._looking = threading.Lock()
+        self._stop = threading.Event()
 
     @property
     def current(self) -> Snapshot:
         """The snapshot in service. Take it once a query, so that an answer is of one snapshot."""
         if self._current is None:
             raise NotFoundError(f"no snapshot of {self._root.uri} is in service")
+        if self._thread is None:
+            self._start()
         return self._current
 
     def look(self) -> bool:
@@ -86,8 +98,11 @@ class Follower:
 
     def close(self) -> None:
         """Stop looking. The snapshot in service stays as it is."""
+        with self._starting:
+            self._closed = True
         self._stop.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def __enter__(self) -> Follower:
         """Return itself."""
@@ -98,6 +113,13 @@ class Follower:
     ) -> None:
         """Stop looking."""
         self.close()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None and not self._closed:
+                thread = threading.Thread(target=self._run, name="scalingnote-follow", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def _run(self) -> None:
         while not self._stop.wait(self._every):

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ._errors import CorruptError
+from ._forks import begin
 from ._manifest import FileRef
 from ._root import Root
 
@@ -38,6 +39,10 @@ class Notes:
         names = self._file.schema_arrow.names
         self._names = list(names[len(_OWN) :])
         self._stored: pa.Table | None = None
+        begin(self)
+
+    def begin(self) -> None:
+        """Have nobody read."""
         self._reading = threading.Lock()
 
     def note(self, row: int) -> int | str:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from ._errors import CorruptError, NotFoundError, UnsupportedError
+from ._forks import begin
 from ._manifest import FileRef, Manifest, parse
 
 _SNAPSHOTS = "snapshots"
@@ -46,25 +47,39 @@ class _Folder:
 
 class _Remote:
     def __init__(self, uri: str, storage_options: Mapping[str, Any]) -> None:
-        try:
-            fsspec = importlib.import_module("fsspec")
-        except ImportError as cause:
-            raise UnsupportedError(f"reading {uri} takes fsspec: pip install 'scalingnote-reader[remote]'") from cause
-        self._files, path = fsspec.core.url_to_fs(uri, **storage_options)
-        self._base = path.rstrip("/")
+        self._uri, self._options = uri, storage_options
+        begin(self)
+
+    def begin(self) -> None:
+        """Have no connection: those of a parent are of no use to its child."""
+        self._opened: tuple[Any, str] | None = None
+
+    def _open(self, key: str) -> tuple[Any, str]:
+        """Return the file system, and what it calls this key."""
+        if self._opened is None:
+            try:
+                files, base = importlib.import_module("fsspec").core.url_to_fs(self._uri, **self._options)
+            except ImportError as cause:
+                told = f"reading {self._uri} takes fsspec: pip install 'scalingnote-reader[remote]'"
+                raise UnsupportedError(f"{told} and the package of its store ({cause})") from cause
+            self._opened = files, base.rstrip("/")
+        files, base = self._opened
+        return files, f"{base}/{key}"
 
     def names(self, folder: str) -> Iterable[str]:
-        path = f"{self._base}/{folder}"
+        files, path = self._open(folder)
         # A listing that was kept would never show a newer snapshot.
-        self._files.invalidate_cache(path)
-        return [PurePosixPath(name).name for name in self._files.ls(path, detail=False)]
+        files.invalidate_cache(path)
+        return [PurePosixPath(name).name for name in files.ls(path, detail=False)]
 
     def read(self, key: str) -> bytes:
-        data: bytes = self._files.cat_file(f"{self._base}/{key}")
+        files, path = self._open(key)
+        data: bytes = files.cat_file(path)
         return data
 
     def copy(self, key: str, target: Path) -> None:
-        self._files.get_file(f"{self._base}/{key}", str(target))
+        files, path = self._open(key)
+        files.get_file(path, str(target))
 
 
 class Root:
@@ -83,13 +98,12 @@ class Root:
         self._store: _Store = _Folder(folder) if folder else _Remote(self.uri, storage_options or {})
         # Files of a local folder are mapped where they are unless the caller wants copies.
         self._folder = folder if cache is None else None
-        self._cache: Path | None = None
-        if self._folder is None:
-            if cache is None:
-                cache = tempfile.mkdtemp(prefix="scalingnote-")
-                weakref.finalize(self, _remove, cache, os.getpid())
-            self._cache = Path(cache)
-            self._cache.mkdir(_OWN, parents=True, exist_ok=True)
+        self._cache = None if cache is None else Path(cache)
+        begin(self)
+
+    def begin(self) -> None:
+        """Have no copies: a parent's temporary folder goes when the parent wants, and its copies with it."""
+        self._temporary: Path | None = None
         self._copied: set[Path] = set()
 
     def numbers(self) -> list[int]:
@@ -130,12 +144,10 @@ class Root:
             with self._told(file.path):
                 self._compare(path, file, check=check)
             return path
-        assert self._cache is not None  # noqa: S101 - one of the two is set
-        path = self._cache / (file.sha256 + PurePosixPath(file.path).suffix)
+        folder = self._copies()
+        path = folder / (file.sha256 + PurePosixPath(file.path).suffix)
         if not self._is_there(path, file, check=check):
-            # What cleans up temporary folders may have taken it.
-            self._cache.mkdir(_OWN, parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=self._cache, suffix=".part")
+            descriptor, name = tempfile.mkstemp(dir=folder, suffix=".part")
             os.close(descriptor)
             part = Path(name)
             try:
@@ -156,6 +168,16 @@ class Root:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
                 self._copied.discard(path)
+
+    def _copies(self) -> Path:
+        """Return the folder that copies go to. What cleans up temporary folders may have taken it."""
+        if self._cache is not None:
+            self._cache.mkdir(_OWN, parents=True, exist_ok=True)
+            return self._cache
+        if self._temporary is None or not self._temporary.is_dir():
+            self._temporary = Path(tempfile.mkdtemp(prefix="scalingnote-"))
+            weakref.finalize(self, _remove, self._temporary, os.getpid())
+        return self._temporary
 
     def _is_there(self, path: Path, file: FileRef, *, check: bool) -> bool:
         try:
@@ -191,7 +213,7 @@ def _local_folder(uri: str) -> Path | None:
     return Path(unquote(parts.path))
 
 
-def _remove(folder: str, owner: int) -> None:
+def _remove(folder: Path, owner: int) -> None:
     """Remove a temporary folder; a forked process that ends leaves it to the one that made it."""
     if os.getpid() == owner:
         shutil.rmtree(folder, ignore_errors=True)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from usearch.index import Index
 
 from ._errors import CorruptError
+from ._forks import begin
 from ._manifest import Canary, Options
 from ._quantize import cosines, probe
 from ._rotation import Floats
@@ -52,6 +53,10 @@ class Vectors:
         restored.expansion_search = options.expansion_search  # type: ignore[misc]
         self._index = restored
         self._is_of_bits = options.quantization in ("b1", "b1r")
+        begin(self)
+
+    def begin(self) -> None:
+        """Have nobody search."""
         # usearch gives every call of one thread the same working memory.
         self._one_at_a_time = threading.Lock()
 
