@@ -3,11 +3,8 @@
 import hashlib
 import json
 import logging
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 import unittest
@@ -286,35 +283,6 @@ class Opening(unittest.TestCase):
             (self.folder / "unmounted").rename(self.made.folder)
             self.assertFalse(notes.look())
             self.assertIsNone(notes.failure)
-
-    def test_a_cache_that_was_cleaned_up_is_made_again(self):
-        self.publish(50)
-        cache = self.folder / "cache"
-        with follow(self.made.folder, every=3600, cache=cache) as notes:
-            shutil.rmtree(cache)
-            self.assertEqual(len(notes.current.search(QUERY, 5)), 5)
-            self.publish(60)
-            self.assertTrue(notes.look())
-            self.assertEqual(len(files(cache)), 3)
-        if os.name == "posix":
-            self.assertEqual(cache.stat().st_mode & 0o777, 0o700)
-
-    @unittest.skipUnless(fsspec and hasattr(os, "fork"), "fsspec is not installed, or nothing forks")
-    def test_a_forked_process_leaves_the_copies_to_the_one_that_made_them(self):
-        script = """if True:
-            import os, sys
-            from scalingnote_reader._root import Root
-            root = Root("memory://notes")
-            if os.fork() == 0:
-                sys.exit(0)
-            os.wait()
-            print(root._cache, root._cache.is_dir())
-        """
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [sys.executable, "-c", script]
-        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout  # noqa: S603
-        folder, _, there = said.strip().rpartition(" ")
-        self.assertEqual((there, pathlib.Path(folder).exists()), ("True", False))
 
     def index_of(self, number):
         return Snapshot.open(self.made.folder, number).manifest["content"]["shards"][0]["index"]["path"]

@@ -29,8 +29,8 @@ def follow(
 ) -> Follower:
     """Open the newest snapshot and look for a newer one every so many seconds, in a thread of its own.
 
-    The parameters are those of `Snapshot.open`. A `cache` folder must not be another follower's: what the snapshot in
-    service does not need is removed from it.
+    The parameters are those of `Snapshot.open`. A `cache` folder should not be another follower's: of its copies, those
+    that the snapshot in service does not need are removed. Forked processes may share theirs.
     """
     return Follower(Root(root, cache=cache, storage_options=storage_options), every, check)
 
@@ -92,7 +92,6 @@ class Follower:
                 return False
             self._current = newer
             self._broken = self.failure = None
-            self._root.trim(newer.files())
             _log.info("snapshot %d is in service", newer.number)
             return True
 

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib
 import os
 import re
 import shutil
 import tempfile
-import weakref
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from ._errors import CorruptError, NotFoundError, UnsupportedError
+from ._errors import CorruptError, NotFoundError, SnapshotError, UnsupportedError
 from ._forks import begin
 from ._manifest import FileRef, Manifest, parse
+from ._temporary import temporary
 
 _SNAPSHOTS = "snapshots"
 _MANIFEST = re.compile(r"(\d{20})\.json")
 _BLOCK = 1 << 20
 _OWN = 0o700  # as the copies themselves: for this user alone
+_COPY = re.compile(r"[0-9a-f]{64}\.\w+|scalingnote-\w+\.part")
+_KEPT = 7 * 24 * 3600.0  # how long a copy stays that nothing uses, in seconds
 
 
 class _Store(Protocol):
@@ -146,8 +150,11 @@ class Root:
             return path
         folder = self._copies()
         path = folder / (file.sha256 + PurePosixPath(file.path).suffix)
-        if not self._is_there(path, file, check=check):
-            descriptor, name = tempfile.mkstemp(dir=folder, suffix=".part")
+        if self._is_there(path, file, check=check):
+            with contextlib.suppress(OSError):  # of a cache that is read-only
+                os.utime(path)
+        else:
+            descriptor, name = tempfile.mkstemp(dir=folder, prefix="scalingnote-", suffix=".part")
             os.close(descriptor)
             part = Path(name)
             try:
@@ -155,19 +162,35 @@ class Root:
                     self._store.copy(file.path, part)
                     self._compare(part, file, check=True)
                 part.replace(path)
+            except OSError as cause:
+                if cause.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                told = f"{folder} has no room for {file.path} of {self.uri}, {file.size} bytes"
+                raise SnapshotError(f"{told}: free some, or name another folder with `cache`") from cause
             finally:
                 part.unlink(missing_ok=True)
         self._copied.add(path)
         return path
 
     def trim(self, keep: Iterable[FileRef]) -> None:
-        """Remove the copies made here that are not of these files. What is mapped stays readable."""
+        """Remove the copies made here that are not of these files, and what nothing in the cache has used for a week.
+
+        What is mapped stays readable.
+        """
         kept = {file.sha256 for file in keep}
-        for path in [path for path in self._copied if path.stem not in kept]:
+        for path in [path for path in {*self._copied, *self._unused()} if path.stem not in kept]:
             # Windows refuses while it is mapped: then it goes another time.
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
                 self._copied.discard(path)
+
+    def _unused(self) -> Iterator[Path]:
+        """Yield what earlier processes copied, or were just copying when they were killed."""
+        before = time.time() - _KEPT
+        with contextlib.suppress(OSError):
+            for path in self._cache.iterdir() if self._cache else ():
+                if _COPY.fullmatch(path.name) and path.stat().st_mtime < before:
+                    yield path
 
     def _copies(self) -> Path:
         """Return the folder that copies go to. What cleans up temporary folders may have taken it."""
@@ -175,8 +198,7 @@ class Root:
             self._cache.mkdir(_OWN, parents=True, exist_ok=True)
             return self._cache
         if self._temporary is None or not self._temporary.is_dir():
-            self._temporary = Path(tempfile.mkdtemp(prefix="scalingnote-"))
-            weakref.finalize(self, _remove, self._temporary, os.getpid())
+            self._temporary = temporary(self)
         return self._temporary
 
     def _is_there(self, path: Path, file: FileRef, *, check: bool) -> bool:
@@ -211,12 +233,6 @@ def _local_folder(uri: str) -> Path | None:
     if parts.netloc not in ("", "localhost"):
         raise ValueError(f"{uri} is not an absolute file URI: write file:///path")
     return Path(unquote(parts.path))
-
-
-def _remove(folder: Path, owner: int) -> None:
-    """Remove a temporary folder; a forked process that ends leaves it to the one that made it."""
-    if os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sha256(path: Path) -> str:

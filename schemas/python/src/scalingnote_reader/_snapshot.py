@@ -239,6 +239,7 @@ def _open_beside(root: Root, manifest: Manifest, before: Snapshot | None, *, che
     snapshot = Snapshot(manifest, tuple(segments), root)
     if check:
         snapshot.check_canaries()
+    root.trim(snapshot.files())
     return snapshot
 
 
