@@ -4,6 +4,8 @@ import hashlib
 import json
 import pathlib
 import struct
+import tempfile
+import unittest
 
 import numpy as np
 import pyarrow as pa
@@ -113,7 +115,12 @@ class Made:
         options |= {"expansion_search": 64, "rescore": self.options.rescore}
         calibration = {"scale": SCALE, "sample": 100, "clipped": 0.00125}
         if signs := self.options.signs:
-            calibration["signs"] = {"seed": signs.seed, "mean": list(signs.mean), "query_share": 0.5, "gain": signs.gain}
+            calibration["signs"] = {
+                "seed": signs.seed,
+                "mean": list(signs.mean),
+                "query_share": 0.5,
+                "gain": signs.gain,
+            }
         content = {
             "space_id": "0" * 16,
             "space": {"dimensions": DIMENSIONS, "prompt_prefix": 'Frage: „é\u0007"\\'},
@@ -148,6 +155,25 @@ class Made:
         out = pa.BufferOutputStream()
         pq.write_table(pa.table(columns), out)
         return out.getvalue().to_pybytes()
+
+
+def files(folder):
+    return sorted(path for path in pathlib.Path(folder).rglob("*") if path.is_file())
+
+
+class Case(unittest.TestCase):
+    """A test with a folder, and a root in it."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        self.made = Made(self.folder / "root")
+        self.cache = self.folder / "cache"
+
+    def publish(self, count=50, seed=1, **options):
+        segment = self.made.segment(numbered(count, seed), removed=[("i:0", 0)])
+        return self.made.publish([[segment]], notes=count - 1, **options)
 
 
 def numbered(count, seed=1, first=0):

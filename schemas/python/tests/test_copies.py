@@ -12,7 +12,7 @@ import time
 import unittest
 from unittest import mock
 
-from made import Made, numbered, vectors
+from made import Case, files, vectors
 
 from scalingnote_reader import Snapshot, SnapshotError, _temporary, follow
 from scalingnote_reader._root import Root, _Folder
@@ -21,21 +21,7 @@ from scalingnote_reader._temporary import temporary
 QUERY = vectors(1, seed=9)[0]
 
 
-def files(folder):
-    return sorted(path for path in pathlib.Path(folder).rglob("*") if path.is_file())
-
-
-class Copies(unittest.TestCase):
-    def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = pathlib.Path(folder.name)
-        self.made = Made(self.folder / "root")
-        self.cache = self.folder / "cache"
-
-    def publish(self, count=50):
-        return self.made.publish([[self.made.segment(numbered(count))]], notes=count)
-
+class Copies(Case):
     def test_a_cache_that_was_cleaned_up_is_made_again(self):
         self.publish(50)
         with follow(self.made.folder, every=3600, cache=self.cache) as notes:

@@ -48,7 +48,14 @@ class Search(unittest.TestCase):
 
     def test_every_quantisation_finds_what_is_there(self):
         rows = numbered(800)
-        for quantization, least in [("f32", 0.99), ("f16", 0.99), ("bf16", 0.99), ("i8", 0.97), ("b1", 0.6), ("b1r", 0.9)]:
+        for quantization, least in [
+            ("f32", 0.99),
+            ("f16", 0.99),
+            ("bf16", 0.99),
+            ("i8", 0.97),
+            ("b1", 0.6),
+            ("b1r", 0.9),
+        ]:
             with self.subTest(quantization):
                 made = Made(f"{self.folder}/{quantization}", quantization)
                 made.publish([[made.segment(rows[:300])], [], [made.segment(rows[300:])]], notes=len(rows))

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from ._errors import NotFoundError
+from ._errors import NotFoundError, SnapshotError
 from ._forks import begin
 from ._root import Root
-from ._snapshot import Snapshot, open_beside
+from ._snapshot import Snapshot, open_newest
 
 _LONGEST_PAUSE = 600.0
+_LAST_LOOK = 5.0
 _log = logging.getLogger("scalingnote_reader")
 
 
@@ -50,6 +51,7 @@ class Follower:
         self._check = check
         self._closed = False
         self._broken: tuple[int, float, float] | None = None  # number, pause, when to try again
+        self._said = ("", 0.0)  # what was logged, and until when it need not be again
         self.failure: Exception | None = None
         """Why the newest snapshot is not in service; `None` where it is."""
         self._current: Snapshot | None = None
@@ -80,28 +82,33 @@ class Follower:
             number = None
             try:
                 # A root without any snapshot is not up to date: a disk that is not mounted any more looks like that.
-                number = self._root.newest()
-                if number <= (self._current.number if self._current else 0):
-                    self._broken = self.failure = None
+                newest = self._root.newest()
+                known = self._current.number if self._current else 0
+                if newest < known:
+                    told = f"the newest snapshot of {self._root.uri} is {newest}, and {known} was there before"
+                    raise NotFoundError(f"{told}: if the root was replaced, call `follow` again")
+                if newest == known:
+                    self._succeeded()
                     return False
+                number = newest
                 if self._broken and self._broken[0] == number and time.monotonic() < self._broken[2]:
                     return False
-                newer = open_beside(self._root, self._root.manifest(number), self._current, check=self._check)
+                newer = open_newest(self._root, number, self._current, check=self._check)
             except Exception as error:
                 self._failed(number, error)
                 return False
             self._current = newer
-            self._broken = self.failure = None
-            _log.info("snapshot %d is in service", newer.number)
+            self._succeeded()
+            _log.info("snapshot %d of %s is in service", newer.number, self._root.uri)
             return True
 
     def close(self) -> None:
-        """Stop looking. The snapshot in service stays as it is."""
+        """Stop looking. The snapshot in service stays as it is. A look under way is waited for, but not for long."""
         with self._starting:
             self._closed = True
         self._stop.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_LAST_LOOK)
 
     def __enter__(self) -> Follower:
         """Return itself."""
@@ -124,10 +131,24 @@ class Follower:
         while not self._stop.wait(self._every):
             self.look()
 
+    def _succeeded(self) -> None:
+        if self.failure is not None and self._current is not None:
+            _log.info("%s is up to date again", self._current)
+        self._broken = self.failure = None
+        self._said = ("", 0.0)
+
     def _failed(self, number: int | None, error: Exception) -> None:
         self.failure = error
-        stays = self._current.number if self._current else None
-        _log.error("snapshot %s is not taken over, %s stays in service: %s", number, stays, error)
+        if self._current is not None:
+            what = "no newer snapshot is found" if number is None else f"snapshot {number} is not taken over"
+            text = f"{what}, {self._current} stays in service: {type(error).__name__}: {error}"
+            # A root that is gone fails every look: once in ten minutes is enough to read.
+            now = time.monotonic()
+            repeated = text == self._said[0] and now < self._said[1]
+            if not repeated:
+                self._said = (text, now + _LONGEST_PAUSE)
+            unforeseen = not isinstance(error, (SnapshotError, OSError))
+            _log.log(logging.DEBUG if repeated else logging.ERROR, text, exc_info=unforeseen)
         if number is not None:
             known = self._broken[1] * 2 if self._broken and self._broken[0] == number else self._every
             pause = min(known, max(_LONGEST_PAUSE, self._every))

@@ -24,6 +24,7 @@ from ._temporary import temporary
 _SNAPSHOTS = "snapshots"
 _MANIFEST = re.compile(r"(\d{20})\.json")
 _BLOCK = 1 << 20
+_PASSWORD = re.compile(r"(://[^/@:]*:)[^/]*@")
 _OWN = 0o700  # as the copies themselves: for this user alone
 _COPY = re.compile(r"[0-9a-f]{64}\.\w+|scalingnote-\w+\.part")
 _KEPT = 7 * 24 * 3600.0  # how long a copy stays that nothing uses, in seconds
@@ -50,8 +51,8 @@ class _Folder:
 
 
 class _Remote:
-    def __init__(self, uri: str, storage_options: Mapping[str, Any]) -> None:
-        self._uri, self._options = uri, storage_options
+    def __init__(self, uri: str, shown: str, storage_options: Mapping[str, Any]) -> None:
+        self._uri, self._shown, self._options = uri, shown, storage_options
         begin(self)
 
     def begin(self) -> None:
@@ -64,7 +65,7 @@ class _Remote:
             try:
                 files, base = importlib.import_module("fsspec").core.url_to_fs(self._uri, **self._options)
             except ImportError as cause:
-                told = f"reading {self._uri} takes fsspec: pip install 'scalingnote-reader[remote]'"
+                told = f"reading {self._shown} takes fsspec: pip install 'scalingnote-reader[remote]'"
                 raise UnsupportedError(f"{told} and the package of its store ({cause})") from cause
             self._opened = files, base.rstrip("/")
         files, base = self._opened
@@ -97,9 +98,11 @@ class Root:
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         """Open a root; nothing is read yet."""
-        self.uri = os.fspath(uri)
-        folder = _local_folder(self.uri)
-        self._store: _Store = _Folder(folder) if folder else _Remote(self.uri, storage_options or {})
+        uri = os.fspath(uri)
+        # It is in errors, and so in logs.
+        self.uri = _PASSWORD.sub(r"\1***@", uri)
+        folder = _local_folder(uri)
+        self._store: _Store = _Folder(folder) if folder else _Remote(uri, self.uri, storage_options or {})
         # Files of a local folder are mapped where they are unless the caller wants copies.
         self._folder = folder if cache is None else None
         self._cache = None if cache is None else Path(cache)
@@ -122,12 +125,19 @@ class Root:
         """Return the greatest number."""
         numbers = self.numbers()
         if not numbers:
-            raise NotFoundError(f"there is no snapshot in {self.uri}")
+            told = f"there is no snapshot in {self.uri}: `scalingnote run` publishes one"
+            raise NotFoundError(f"{told}; if it did, is this its root, and is the disk mounted?")
         return numbers[-1]
 
     def manifest(self, number: int) -> Manifest:
         """Read the manifest with this number."""
-        return parse(self.read(f"{_SNAPSHOTS}/{number:020}.json"), number)
+        try:
+            data = self.read(f"{_SNAPSHOTS}/{number:020}.json")
+        except NotFoundError as cause:
+            there = self.numbers()
+            which = f"snapshots {there[0]} to {there[-1]}" if there else "no snapshot"
+            raise NotFoundError(f"snapshot {number} is not in {self.uri}, which has {which}") from cause
+        return parse(data, number)
 
     def read(self, key: str) -> bytes:
         """Read a small file."""

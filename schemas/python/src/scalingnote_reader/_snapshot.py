@@ -102,15 +102,7 @@ class Snapshot:
         opened = Root(root, cache=cache, storage_options=storage_options)
         if number is not None:
             return open_beside(opened, opened.manifest(operator.index(number)), None, check=check)
-        newest = opened.newest()
-        while True:
-            try:
-                return open_beside(opened, opened.manifest(newest), None, check=check)
-            except NotFoundError:
-                # A purge takes what was the newest when it was looked for, once there is a newer one.
-                before, newest = newest, opened.newest()
-                if newest <= before:
-                    raise
+        return open_newest(opened, opened.newest(), None, check=check)
 
     @property
     def number(self) -> int:
@@ -205,6 +197,18 @@ class Snapshot:
     def files(self) -> list[FileRef]:
         """Every file that it reads."""
         return [file for segment in self._segments for file in segment.ref.files()]
+
+
+def open_newest(root: Root, number: int, before: Snapshot | None, *, check: bool) -> Snapshot:
+    """Open what was the newest when it was looked for; a purge takes it once there is a newer one."""
+    while True:
+        try:
+            return open_beside(root, root.manifest(number), before, check=check)
+        except NotFoundError:
+            newest = root.newest()
+            if newest <= number:
+                raise
+            number = newest
 
 
 def open_beside(root: Root, manifest: Manifest, before: Snapshot | None, *, check: bool) -> Snapshot:
