@@ -1,10 +1,13 @@
-"""The daily re-index as an Airflow 3 DAG: plan -> encode (mapped) -> calibrate -> build (mapped) -> publish.
+"""The daily re-index as an Airflow 3 DAG: plan -> encode (mapped) -> calibrate -> build (mapped) -> publish -> gc.
 
 Where the pipeline has [query.adapt], the query tower is adapted after encode, beside calibrate and build.
 
 Where the pipeline has [next], a tower that is to take over, the same steps follow once more for the night's share of
 it (group `night`): nothing is published by them until the night that completes the tower. Give it
 `next.tokens_per_run`: here no deadline ends a night.
+
+At last `gc` deletes what no snapshot needs any more, after failures and on days without changes too. It is a teardown:
+where it fails, it is red in a green run, and the next run's deletes what it left.
 
 Every step is one call of the program, safe to repeat: a task that is done does nothing. Between steps only the
 plan's key and a few numbers travel (XCom); plan and data stay under the pipeline's root. A mapped step does an
@@ -246,9 +249,10 @@ def scalingnote_daily():
 
     plan = planned()
     _, published = steps(plan, "day")
-    evening, _ = steps(plan, "night")
+    evening, ended = steps(plan, "night")
     # As in `scalingnote run`: the night comes after the day, and not at all where the day failed.
     published >> evening
+    ended >> Step(**step("snapshot", "gc", PIPELINE, task_id="gc", hours=2)).as_teardown()
 
 
 scalingnote_daily()

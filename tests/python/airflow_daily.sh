@@ -1,7 +1,7 @@
 #!/bin/sh
 # The Airflow DAG under the real Airflow, on the quick start's notes (fake tower, two shards):
 #   day 1  one task is killed, one transient failure (75): both tried again, snapshot 1 is published
-#   day 2  nothing changed: everything after the plan is skipped
+#   day 2  nothing changed: everything between the plan and the gc is skipped; the gc fails, and the run does not
 #   day 3  a gate refuses (3): the run fails, and nothing is tried again
 #   then   a plan of more than 1,000 tasks: what travels through XCom stays small
 #   shares a corpus of several files is read and gathered by mapped tasks; one of a single file by the plan, as ever
@@ -43,6 +43,7 @@ if [ "\$1" = task ]; then
     mkdir "$work/killed" 2>/dev/null && kill -9 \$\$
     mkdir "$work/faulted" 2>/dev/null && exit 75
 fi
+[ "\$1" = snapshot ] && [ -e "$work/no-gc" ] && exit 1
 exec "$program" "\$@"
 PROGRAM
 chmod +x "$work/program"
@@ -83,18 +84,20 @@ day() {
 }
 
 # Two shares of encode, the calibration, two of build; the killed and the faulted one twice.
-day 2026-01-01 success "1 plan, 1 publish, 7 task"
-day 2026-01-02 success "1 plan"
+day 2026-01-01 success "1 plan, 1 publish, 1 snapshot, 7 task"
+touch "$work/no-gc"
+day 2026-01-02 success "1 plan, 1 snapshot"
+rm "$work/no-gc"
 published=$(ls "$work/.cache/quickstart-699/snapshots")
 [ "$published" = 00000000000000000001.json ] || fail "published: $published"
 
 export SCALINGNOTE__GATES__MIN_NOTES=1000000 SCALINGNOTE__TOWER__MAX_TOKENS=64
-day 2026-01-03 failed "1 plan, 1 publish, 5 task"
+day 2026-01-03 failed "1 plan, 1 publish, 1 snapshot, 5 task"
 unset SCALINGNOTE__GATES__MIN_NOTES SCALINGNOTE__TOWER__MAX_TOKENS
 published=$(ls "$work/.cache/quickstart-699/snapshots")
 [ "$published" = 00000000000000000001.json ] || fail "published in spite of a gate: $published"
 
-SCALINGNOTE_PIPELINE="$work/pipelines/many.toml" day 2026-01-04 success "1 plan, 1 publish, 9 task"
+SCALINGNOTE_PIPELINE="$work/pipelines/many.toml" day 2026-01-04 success "1 plan, 1 publish, 1 snapshot, 9 task"
 "$venv/bin/python" - "$work" <<'PYTHON' || fail "XCom"
 import glob, json, sqlite3, sys
 work = sys.argv[1]
@@ -139,9 +142,9 @@ root = "../.cache/shared"
 TOML
 export SCALINGNOTE_CORPUS_SHARES=3
 # Two shares of the corpus and two shards of it, two of encode, the calibration, two of build.
-SCALINGNOTE_PIPELINE="$work/pipelines/shared.toml" day 2026-01-09 success "2 plan, 1 publish, 9 task"
+SCALINGNOTE_PIPELINE="$work/pipelines/shared.toml" day 2026-01-09 success "2 plan, 1 publish, 1 snapshot, 9 task"
 "$program" snapshot verify "$work/.cache/shared" --quiet >>"$work/log" 2>&1 || fail "what was read in shares does not verify"
-day 2026-01-10 success "2 plan"
+day 2026-01-10 success "2 plan, 1 snapshot"
 unset SCALINGNOTE_CORPUS_SHARES
 
 # Two nights are enough: one for more than half of the tokens, one for the rest.
@@ -157,15 +160,15 @@ snapshots = sorted(pathlib.Path(sys.argv[1]).glob("*.json"))
 print(json.loads(snapshots[int(sys.argv[2]) - 1].read_text())["content"]["space"]["dimensions"], len(snapshots))
 PYTHON
 }
-day 2026-01-05 success "1 plan, 2 publish, 8 task"
+day 2026-01-05 success "1 plan, 2 publish, 1 snapshot, 8 task"
 [ "$(space 1)" = "64 1" ] || fail "after the first night: $(space 1)"
 export SCALINGNOTE__GATES__MIN_NOTES=1000000
-day 2026-01-06 failed "1 plan, 1 publish, 4 task"
+day 2026-01-06 failed "1 plan, 1 publish, 1 snapshot, 4 task"
 unset SCALINGNOTE__GATES__MIN_NOTES
 [ "$(space 1)" = "64 1" ] || fail "switched in spite of a gate: $(space 1)"
-day 2026-01-07 success "1 plan, 1 publish, 3 task"
+day 2026-01-07 success "1 plan, 1 publish, 1 snapshot, 3 task"
 [ "$(space 2)" = "32 2" ] || fail "after the switch: $(space 2)"
-day 2026-01-08 success "1 plan"
+day 2026-01-08 success "1 plan, 1 snapshot"
 
 SCALINGNOTE_POD="$PWD/pipelines/kubernetes/tasks-job.yaml" \
     "$venv/bin/python" tests/python/airflow_pods.py "$work/dags/scalingnote_daily.py" 2>>"$work/log" || fail "the DAG of pods"

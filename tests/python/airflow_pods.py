@@ -28,12 +28,14 @@ dag = module.scalingnote_daily()
 
 of_group = {"anything_to_do", "encode_shares", "adapt_shares", "build_shares"}
 of_group |= {"encode", "calibrate", "adapt", "build", "publish"}
-steps = {"plan"} | {f"{group}.{name}" for group in ("day", "night") for name in of_group}
+steps = {"plan", "gc"} | {f"{group}.{name}" for group in ("day", "night") for name in of_group}
 assert set(dag.task_ids) == steps, dag.task_ids
 for group in ("day", "night"):
     encode, build = dag.task_dict[f"{group}.encode"], dag.task_dict[f"{group}.build"]
     assert encode.is_mapped and build.is_mapped
     assert encode.pool == "scalingnote_gpu" and build.pool == "scalingnote_cpu"
+gc = dag.task_dict["gc"]
+assert gc.upstream_task_ids == {"night.publish"} and gc.is_teardown and not gc.on_failure_fail_dagrun, "it fails no run"
 assert dag.task_dict["night.anything_to_do"].upstream_task_ids == {"plan", "day.publish"}
 
 
@@ -66,6 +68,7 @@ for task_id, share, arguments, gpu in [
     ("night.calibrate", None, "task /config/pipeline.toml --plan runs/1-next/plan.json --stage calibrate", False),
     ("night.build", "1/2", "task /config/pipeline.toml --plan runs/1-next/plan.json --stage build --share 1/2", False),
     ("night.publish", None, "publish /config/pipeline.toml --plan runs/1-next/plan.json", True),
+    ("gc", None, "snapshot gc /config/pipeline.toml", False),
 ]:
     pod = pod_of(task_id, share)
     container = pod.spec.containers[0]

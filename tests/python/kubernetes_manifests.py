@@ -88,9 +88,10 @@ def check_cron(document):
     job = document["spec"]["jobTemplate"]["spec"]
     (container,) = job["template"]["spec"]["containers"]
     arguments = container["args"]
-    deadline = int(arguments[arguments.index("--deadline") + 1].removesuffix("h")) * 3600
-    grace = job["activeDeadlineSeconds"] - deadline
-    assert 300 <= grace <= 3600, "the Job's deadline comes some minutes after the run's own"
+    if arguments[0] == "run":
+        deadline = int(arguments[arguments.index("--deadline") + 1].removesuffix("h")) * 3600
+        grace = job["activeDeadlineSeconds"] - deadline
+        assert 300 <= grace <= 3600, "the Job's deadline comes some minutes after the run's own"
     assert document["spec"]["concurrencyPolicy"] == "Forbid"
 
 
@@ -99,7 +100,7 @@ def check_workload(document):
     pod, spec = pod_of(document)
     claims = {claim["metadata"]["name"] for claim in spec.get("volumeClaimTemplates", [])}
     # The whole run in one pod has as many as it likes; who only hands out work has none.
-    gpus = {"scalingnote-daily": 4, "scalingnote-scheduler": 0, "scalingnote-cluster-daily": 0}.get(name, 1)
+    gpus = {"scalingnote-daily": 4, "scalingnote-scheduler": 0, "scalingnote-cluster-daily": 0, "scalingnote-gc": 0}.get(name, 1)
     check_pod(pod, claims, gpus)
     if kind in ("Job", "CronJob"):
         check_exit_codes(pod, spec)

@@ -45,6 +45,26 @@ fn the_cron_jobs_container_publishes() {
 }
 
 #[test]
+fn the_gcs_container_deletes_what_no_snapshot_needs() {
+    let mut checkout = Checkout::new();
+    let run = command(&manifest("cronjob.yaml"), &[]);
+    checkout.ok(&run);
+    checkout.edit();
+    checkout.ok(&run);
+    let gc = command(&manifest("gc-cronjob.yaml"), &[]);
+    checkout.ok(&gc);
+    assert_eq!(checkout.snapshots().len(), 2, "both are young, and both are to be kept");
+    let set = "export SCALINGNOTE__RETENTION__SNAPSHOTS=1 SCALINGNOTE__RETENTION__GRACE_HOURS=0; ";
+    for _ in 0..2 {
+        checkout.ok(&format!("{set}{gc}"));
+        let kept = checkout.snapshots();
+        assert_eq!(kept.len(), 1, "as the pipeline says, and once");
+        assert_eq!(kept[0]["number"], 2);
+    }
+    checkout.ok("scalingnote snapshot verify pipelines/quickstart.toml");
+}
+
+#[test]
 fn the_indexed_jobs_pods_do_every_task_once() {
     let checkout = Checkout::new();
     let set = "export SCALINGNOTE__INDEX__SHARDS=11; ";
@@ -123,6 +143,7 @@ fn pods_take_the_image_and_the_program_of_their_machine() {
         ("cluster-executors.yaml", true),
         ("cluster-scheduler.yaml", false),
         ("cluster-driver.yaml", false),
+        ("gc-cronjob.yaml", false),
     ] {
         let text = manifest(name);
         assert_eq!(text.contains("nvidia.com/gpu: "), has_gpu, "{name}");
@@ -189,7 +210,7 @@ fn a_stage_out_of_order_is_to_be_run_again() {
     }
 }
 
-/// Both manifests confine their pods alike; Kubernetes has no way to share a part of a manifest.
+/// The manifests confine their pods alike; Kubernetes has no way to share a part of a manifest.
 #[test]
 fn the_manifests_agree() {
     let part = |name: &str, from: &str, to: &str| {
@@ -207,9 +228,11 @@ fn the_manifests_agree() {
         ("envFrom:", "resources:"),
         ("volumeMounts:", "volumes:"),
     ] {
-        let (one, other) = (part("cronjob.yaml", from, to), part("tasks-job.yaml", from, to));
+        let one = part("cronjob.yaml", from, to);
         assert!(one.len() > 2, "{from} {to}");
-        assert_eq!(one, other, "from {from} to {to}");
+        for other in ["tasks-job.yaml", "gc-cronjob.yaml"] {
+            assert_eq!(one, part(other, from, to), "{other} from {from} to {to}");
+        }
     }
     // The driver of a cluster is the same night without GPUs.
     for (from, to) in [
@@ -225,8 +248,7 @@ fn the_manifests_agree() {
     for (from, to) in [("envFrom:", "volumeMounts:"), ("securityContext:", "containers:")] {
         assert_eq!(part("tasks-job.yaml", from, to), part(executors, from, to), "from {from}");
     }
-    assert_eq!(
-        value(&manifest("cronjob.yaml"), "image"),
-        value(&manifest("tasks-job.yaml"), "image")
-    );
+    let images = ["cronjob.yaml", "tasks-job.yaml", "gc-cronjob.yaml"]
+        .map(|name| value(&manifest(name), "image").to_owned());
+    assert!(images.iter().all(|image| *image == images[0]), "{images:?}");
 }
