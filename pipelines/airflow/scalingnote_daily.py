@@ -57,15 +57,26 @@ PLAN_KEYS = {
     "day": "{{ ti.xcom_pull(task_ids='plan')['plan_key'] }}",
     "night": "{{ ti.xcom_pull(task_ids='plan')['backfill']['plan_key'] }}",
 }
-REFUSED = 3
+# How long a program that is told to stop may store what it has.
+STOP_SECONDS = 60
+# A node with a GPU may have to be made first, and its image is large; the provider's default is two minutes.
+POD_START_SECONDS = 1800
+MEANING = {
+    1: "see `error:` and `hint:` above",
+    2: "a wrong flag or configuration, see above; `scalingnote config check` names all of it",
+    3: "a gate refused the snapshot, or the switch to the next tower; the last snapshot stays published",
+    75: "a transient failure, another run, or steps that are not done yet",
+    130: "told to stop",
+    137: "killed: out of memory, or evicted",
+}
 
 
 def failure(code: int, what: str) -> AirflowException:
     """What an exit code means to Airflow. 1, 2 and 3 (a gate refused) would come again: no retry. Everything else
     passes: 75 (a fault, the deadline, another run), 130 (interrupted), a signal (an evicted worker)."""
-    if code == REFUSED:
-        what += ": a gate refused the snapshot, or the switch to the next tower; the last snapshot stays published"
-    return (AirflowFailException if code in (1, 2, REFUSED) else AirflowException)(f"{what} (exit code {code})")
+    code = 128 - code if code < 0 else code  # a signal, as a shell and Kubernetes say it
+    told = f"{what} (exit code {code}: {MEANING.get(code, 'stopped by a signal' if code > 128 else 'unknown')})"
+    return (AirflowFailException if code in (1, 2, 3) else AirflowException)(told)
 
 
 def with_share(arguments: list[str], share: str | None) -> list[str]:
@@ -84,12 +95,21 @@ class ProcessStep(BaseOperator):
 
     def execute(self, context):
         command = [PROGRAM, *with_share(self.arguments, self.share), "--progress", "lines"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as self.process:
+        try:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        except OSError as cause:
+            told = f"{cause}: SCALINGNOTE in the environment of the workers must name the program, not {PROGRAM!r}"
+            raise AirflowFailException(told) from cause
+        with self.process:
             try:
                 said = self.process.stdout.read()
                 code = self.process.wait()
             except BaseException:  # Airflow's time limit comes as one: the program must not outlive its task
-                self.process.kill()
+                self.process.terminate()
+                try:
+                    self.process.wait(STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    self.process.kill()
                 raise
         if code != 0:
             raise failure(code, f"`{' '.join(command)}` failed")
@@ -134,6 +154,7 @@ def pod_step():
                 base_container_name=container["name"],
                 xcom_sidecar_container_security_context=container["securityContext"],
                 log_pod_spec_on_failure=False,
+                startup_timeout_seconds=POD_START_SECONDS,
                 **options,
             )
             self.share = share

@@ -71,6 +71,7 @@ for task_id, share, arguments, gpu in [
     ("gc", None, "snapshot gc /config/pipeline.toml", False),
 ]:
     pod = pod_of(task_id, share)
+    assert operator(task_id, share).startup_timeout_seconds >= 1800, "a node may have to be made first"
     container = pod.spec.containers[0]
     assert " ".join(container.args) == arguments, (task_id, container.args)
     if task_id == "plan":

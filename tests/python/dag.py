@@ -3,9 +3,11 @@
 python3 tests/python/dag.py; tests/it/house/scripts.rs runs it. The whole DAG under the real Airflow: `make test-airflow`.
 """
 
+import contextlib
 import importlib.util
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 import threading
@@ -64,6 +66,8 @@ class Dag(unittest.TestCase):
                     say) echo "{\\"said\\": \\"$2 $3 $4\\"}" ;;
                     end) exit "$2" ;;
                     hang) exec sleep 60 ;;
+                    stored) trap 'echo "$1" >>"$0.stored"; exit 130' TERM; while :; do sleep 0.05; done ;;
+                    deaf) trap "" TERM; exec sleep 60 ;;
                 esac
             """)
             program.chmod(0o755)
@@ -73,15 +77,45 @@ class Dag(unittest.TestCase):
                 return module.ProcessStep(arguments=list(arguments), **options)
 
             self.assertEqual(step("say", "--plan", share="0/2").execute({}), {"said": "--plan --share 0/2"})
-            for code, fails in [("1", True), ("2", True), ("3", True), ("75", False), ("130", False), ("137", False)]:
-                with self.assertRaisesRegex(AirflowException, f"exit code {code}") as raised:
+            for code, fails, told in [
+                ("1", True, "see `error:`"), ("2", True, "config check"), ("3", True, "a gate refused"),
+                ("75", False, "transient"), ("130", False, "told to stop"), ("137", False, "memory"), ("9", False, "unknown"),
+            ]:
+                with self.assertRaisesRegex(AirflowException, f"exit code {code}: .*{told}") as raised:
                     step("end", code).execute({})
                 self.assertEqual(isinstance(raised.exception, AirflowFailException), fails, code)
             # Told to stop, it stops, and is tried again.
             hanging = step("hang")
             threading.Thread(target=stop, args=(hanging,)).start()
-            with self.assertRaisesRegex(AirflowException, "exit code -15"):
+            with self.assertRaisesRegex(AirflowException, "exit code 143: stopped by a signal"):
                 hanging.execute({})
+            # At its time limit it may store what it has; one that does not stop is killed.
+            module.STOP_SECONDS = 2
+            for command in ("stored", "deaf"):
+                limited = step(command)
+                with time_limit(1), self.assertRaises(TimeoutError):
+                    limited.execute({})
+                self.assertIsNotNone(limited.process.poll(), command)
+            self.assertEqual(pathlib.Path(f"{program}.stored").read_text(), "stored\n")
+            module.PROGRAM = f"{folder}/nowhere"
+            with self.assertRaisesRegex(AirflowFailException, "nowhere.*SCALINGNOTE in the environment of the workers"):
+                step("say").execute({})
+
+
+@contextlib.contextmanager
+def time_limit(seconds):
+    """Raises after so many seconds, as Airflow does."""
+
+    def over(*_):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def stop(step):

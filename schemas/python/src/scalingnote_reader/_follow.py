@@ -60,7 +60,7 @@ class Follower:
             raise self.failure or NotFoundError(f"there is no snapshot in {root.uri}")
         self._start()
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """Have no thread, and nobody who looks. In a forked child `current` starts a thread."""
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()

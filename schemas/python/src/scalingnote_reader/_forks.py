@@ -10,7 +10,7 @@ from typing import Protocol
 class Forked(Protocol):
     """Something with locks, threads or connections of its own."""
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """Make them: at first, and in a forked child before anything else runs there."""
 
 
@@ -19,13 +19,13 @@ _all: weakref.WeakSet[Forked] = weakref.WeakSet()
 
 def begin(this: Forked) -> None:
     """Have it begin now, and again in every child that is forked."""
-    this.begin()
+    this._begin()
     _all.add(this)
 
 
 def _begin_again() -> None:
     for this in list(_all):
-        this.begin()
+        this._begin()
 
 
 if hasattr(os, "register_at_fork"):

@@ -41,7 +41,7 @@ class Notes:
         self._stored: pa.Table | None = None
         begin(self)
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """Have nobody read."""
         self._reading = threading.Lock()
 

@@ -55,7 +55,7 @@ class _Remote:
         self._uri, self._shown, self._options = uri, shown, storage_options
         begin(self)
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """Have no connection: those of a parent are of no use to its child."""
         self._opened: tuple[Any, str] | None = None
 
@@ -108,7 +108,7 @@ class Root:
         self._cache = None if cache is None else Path(cache)
         begin(self)
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """Have no copies: a parent's temporary folder goes when the parent wants, and its copies with it."""
         self._temporary: Path | None = None
         self._copied: set[Path] = set()

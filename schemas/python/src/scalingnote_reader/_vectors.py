@@ -55,7 +55,7 @@ class Vectors:
         self._is_of_bits = options.quantization in ("b1", "b1r")
         begin(self)
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """Have nobody search."""
         # usearch gives every call of one thread the same working memory.
         self._one_at_a_time = threading.Lock()
