@@ -38,6 +38,11 @@ def pod_of(document):
     return spec["template"]["spec"], spec
 
 
+def gibibytes(quantity):
+    assert quantity.endswith("Gi"), quantity
+    return int(quantity[:-2])
+
+
 def check_pod(pod, claims, gpus):
     """Our own rules: confined and bounded."""
     security = pod["securityContext"]
@@ -60,6 +65,9 @@ def check_pod(pod, claims, gpus):
     requests, limits = container["resources"]["requests"], container["resources"]["limits"]
     assert requests.get("nvidia.com/gpu", 0) == limits.get("nvidia.com/gpu", 0) == gpus
     assert "cpu" in requests and "memory" in requests and "memory" in limits and "ephemeral-storage" in limits
+    # What is on the volumes of the pod counts as its ephemeral storage: beyond the limit it is evicted.
+    sizes = [volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if "emptyDir" in volume]
+    assert sum(map(gibibytes, sizes)) <= gibibytes(limits["ephemeral-storage"]), (sizes, limits)
     assert not container["image"].endswith(":latest") and ":" in container["image"].rsplit("/", 1)[1]
     # The program for cards does not start without a driver, the other one knows no card.
     assert container["command"] == ["scalingnote" if gpus else "scalingnote-cpu"], container["command"]
@@ -107,6 +115,9 @@ def check_workload(document):
         check_job(document["spec"]) if kind == "Job" else check_cron(document)
     else:
         assert pod["restartPolicy"] == "Always"
+        (container,) = pod["containers"]
+        listens = "ports" in container
+        assert ("readinessProbe" in container) == ("livenessProbe" in container) == listens, name
 
 
 def check_cluster(documents):

@@ -1,5 +1,7 @@
 //! The very commands of the Kubernetes manifests, run on a local root. Their schemas: `make test-kubernetes`.
 
+use std::process::Command;
+
 use crate::fixture::checkout::{Checkout, package};
 use crate::fixture::program::said;
 
@@ -129,6 +131,32 @@ fn the_same_job_runs_the_night_of_a_next_tower() {
         assert_eq!(newest["content"]["space"]["dimensions"], dimensions);
     }
     assert_eq!(checkout.snapshots().len(), 2);
+}
+
+/// The waiting that the manifest's comment shows, with a `kubectl` that sees a Job end in three looks.
+#[test]
+fn waiting_for_the_indexed_job_ends_where_it_failed_too() {
+    let job = manifest("tasks-job.yaml");
+    let wait = job.lines().find(|line| line.starts_with("#   until ")).expect("how to wait");
+    let script = format!(
+        "sleep() {{ :; }}; kubectl() {{ echo x >>looks; sed -n \"$(wc -l <looks)p\" conditions; }}\n{}",
+        wait.trim_start_matches("# ")
+    );
+    for ends in ["SuccessCriteriaMet Complete", "FailureTarget Failed"] {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let before = ends.split(' ').next().unwrap_or_default();
+        std::fs::write(dir.path().join("conditions"), format!("\n{before}\n{ends}\n"))
+            .expect("write");
+        let output = Command::new("timeout")
+            .args(["60", "sh", "-c", &script])
+            .current_dir(dir.path())
+            .output()
+            .expect("sh runs");
+        assert!(output.status.success(), "{}", said(&output));
+        assert_eq!(said(&output).trim(), ends);
+        let looks = std::fs::read_to_string(dir.path().join("looks")).expect("it looked");
+        assert_eq!(looks.lines().count(), 3);
+    }
 }
 
 /// The program for cards does not start without a driver, the other one knows no card, and each image is one that
