@@ -10,11 +10,12 @@ use super::args::{device, duration};
 use crate::error::Result;
 use crate::exec::SchedulerAddress;
 
-/// Start the scheduler or an executor of a cluster that executes runs
+/// Start the scheduler or an executor of a cluster that does the work of runs
 ///
-/// One scheduler, and one executor for each device; then `run --cluster` on any machine that reaches the scheduler and
-/// the root. The pipeline file, the plan, the tasks and what they write are the same as without a cluster. Executors
-/// ask the scheduler for work and listen on nothing. Both work until SIGTERM (exit 0).
+/// One scheduler, and one executor for each device; then `run --cluster` on any machine that
+/// reaches the scheduler and the root. The pipeline file, the plan, the tasks and what they write
+/// are the same as without a cluster. Executors ask the scheduler for work and listen on nothing.
+/// Both work until SIGTERM (exit 0).
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -40,7 +41,7 @@ enum ClusterCommand {
 /// There is no TLS and no authentication.
 #[derive(Debug, Args)]
 struct SchedulerArgs {
-    /// Address and port; port 0 takes a free one and prints it.
+    /// Address and port to listen on; port 0 picks a free one and prints it.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50050")]
     bind: SocketAddr,
     /// Confirm that only the machines of the cluster can reach --bind.

@@ -19,11 +19,11 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default().bold())
     .placeholder(AnsiColor::Cyan.on_default());
 
-/// Turns notes into a published, searchable snapshot, offline and in batch.
+/// Turn notes into a published, searchable snapshot, offline and in batch.
 ///
-/// A pipeline file says where notes come from, which LLM encodes them, how indexes are built and
-/// what a snapshot must satisfy. `run` does all of it, skips what is done already, and publishes
-/// one new snapshot or none.
+/// A pipeline file says where the notes come from, which LLM encodes them, how the indexes are
+/// built and what a snapshot must satisfy. `run` does all of it, skips work that is already done,
+/// and publishes either one new snapshot or none.
 #[derive(Debug, Parser)]
 #[command(
     name = "scalingnote",
@@ -35,12 +35,12 @@ const STYLES: Styles = Styles::styled()
     max_term_width = 100,
     after_help = "\
 Start here:
-  scalingnote config check pipelines/quickstart.toml   is the file right?
-  scalingnote plan pipelines/quickstart.toml           what would a run do, and cost?
-  scalingnote run pipelines/quickstart.toml            do it, publish a snapshot
+  scalingnote config check pipelines/quickstart.toml   check the pipeline file
+  scalingnote plan pipelines/quickstart.toml           see what a run would do and cost
+  scalingnote run pipelines/quickstart.toml            run it and publish a snapshot
   scalingnote search pipelines/quickstart.toml \"sql injection\"
 
-Exit codes: 0 done, or nothing to do; 1 failed; 2 wrong flag or configuration; 3 a gate refused
+Exit codes: 0 done, or nothing to do; 1 failed; 2 invalid flag or configuration; 3 a gate refused
 the snapshot; 75 run again (deadline, transient failure, another publisher); 130 interrupted.
 
 Credentials come from the environment (AWS_*, GOOGLE_*, AZURE_*, HF_TOKEN), never from a file."

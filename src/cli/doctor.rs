@@ -10,12 +10,13 @@ use crate::error::{Error, Result};
 use crate::exec::{self, Checkup, CheckupRequest, Health};
 use crate::observe::format;
 
-/// Check whether this machine, and a pipeline's store and models, are fit for a run
+/// Check that this machine, and a pipeline's store and models, are ready for a run
 ///
-/// Reports on processor, devices, memory, disks and open files; with a pipeline file also whether its store refuses
-/// the second of two writers (it writes two small objects and deletes them), whether the clocks agree, whether its
-/// tables open and fit its query, whether its evaluation queries are there, and whether its models are on this machine
-/// or their hub answers. Every problem is reported with its fix. Nothing is fetched, the corpus is not read and no
+/// Reports on the processor, devices, memory, disks and open files. With a pipeline file, it also
+/// checks whether the store refuses the second of two writers (by writing two small objects and
+/// deleting them), whether the clocks agree, whether the tables open and fit the query, whether the
+/// evaluation queries are there, and whether the models are on this machine or their hub answers.
+/// Every problem is reported with its fix. Nothing is downloaded, the corpus is not read and no
 /// weights are loaded.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -24,10 +25,10 @@ Examples:
   scalingnote doctor daily.toml
   scalingnote doctor daily.toml --json | jq -r '.checks[] | select(.health != \"fine\") | .found'
 
-Exit codes: 0 where nothing is wrong (there may be warnings), else that of the run that would fail: 1, 2, or 75 where it may
-be temporary.")]
+Exit codes: 0 if nothing is wrong (there may be warnings), otherwise the code with which a run would
+fail: 1, 2, or 75 if the problem may be temporary.")]
 pub(crate) struct DoctorArgs {
-    /// The pipeline file (TOML); without one only the machine is checked.
+    /// Pipeline file (TOML). Without one, only the machine is checked.
     #[arg(value_name = "PIPELINE", env = "SCALINGNOTE_PIPELINE", value_parser = place::path())]
     pipeline: Option<PathBuf>,
     /// Override one value of the pipeline; repeatable.

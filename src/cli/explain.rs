@@ -9,12 +9,12 @@ use crate::exec::{self, ExplainRequest, Explained};
 use crate::observe::format::{self, counted};
 use crate::types::NoteId;
 
-/// Show where a note is, and why
+/// Show what became of a note, and why
 ///
-/// Reads the corpus as the next run would and looks into the newest snapshot: the files that the note comes from,
-/// whether its row was rejected, deleted or replaced by a newer one, the hash of its text, its shard, key, index, part
-/// and row, whether it was purged, and for a query its rank by the graph and by comparing with every vector. Changes
-/// nothing.
+/// Reads the corpus as the next run would and looks into the newest snapshot: the files that the
+/// note comes from, whether its row was rejected, deleted or replaced by a newer one, the hash of
+/// its text, its shard, key, index, part and row, whether it was purged, and for a query its rank
+/// by the graph and by comparing with every vector. Changes nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

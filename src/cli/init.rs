@@ -30,11 +30,12 @@ const FORMAT: &str = "`scalingnote init --format` says what the files are";
 /// A model that is small, good, and under a free licence.
 const MODEL: &str = "Qwen/Qwen3-Embedding-0.6B";
 
-/// Inspect files of notes and write a pipeline file for them
+/// Inspect note files and write a pipeline file for them
 ///
-/// Proposes which column is the id, which are text, the SQL, the template and the stored columns, writes a commented
-/// pipeline file that passes `config check`, and shows the first text that would be encoded. Where the model is on
-/// this machine it also makes the plan. On a terminal it asks; each question has a flag, and --yes asks nothing.
+/// Proposes the id column, the text columns, the SQL, the template and the stored columns, writes a
+/// commented pipeline file that passes `config check`, and shows the first text that would be
+/// encoded. If the model is on this machine, it also makes the plan. On a terminal it asks
+/// questions; each question has a flag, and --yes asks none.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -43,22 +44,26 @@ Examples:
   scalingnote init export.jsonl --yes --id url --title headline --text lead --text story --output news.toml
   scalingnote init notes.parquet --yes --output - | less
 
-SOURCE is what `uri` in [[corpus.tables]] may be: a file, a folder, a glob or an object-store URI of Parquet, JSON, CSV,
-Arrow, Avro or Markdown files; CSV and JSON may be compressed with gzip or zstd. An existing file is never overwritten.")]
+SOURCE can be anything that `uri` in [[corpus.tables]] can be: a file, a folder, a glob or an
+object-store URI of Parquet, JSON, CSV, Arrow, Avro or Markdown files. CSV and JSON may be
+compressed with gzip or zstd. An existing file is never overwritten.")]
 pub(crate) struct InitArgs {
-    /// Where the notes are.
+    /// Where the notes are stored.
     #[arg(value_parser = place::text())]
     source: String,
-    /// The tower: a Hugging Face repository, a folder, a .safetensors or .gguf file.
+    /// Model to use as the tower: a Hugging Face repository, a folder, or a .safetensors or .gguf
+    /// file.
     #[arg(long, value_parser = place::text())]
     model: Option<String>,
-    /// How token states become one vector, where the model's files do not say it.
+    /// How to pool token states into one vector, if the model's files do not say.
     #[arg(long, value_parser = pooling::parse)]
     pooling: Option<Pooling>,
-    /// The pipeline file to write; `-` is stdout. By default SOURCE's name with .toml, in this folder.
+    /// Pipeline file to write; `-` is stdout. Defaults to SOURCE's name with .toml, in the current
+    /// folder.
     #[arg(long, value_name = "FILE", value_parser = place::path())]
     output: Option<PathBuf>,
-    /// Where everything will be stored: a folder, or s3://, gs://, az://. By default a folder beside the pipeline file.
+    /// Where to store everything: a folder, or an s3://, gs:// or az:// URI. Defaults to a folder
+    /// next to the pipeline file.
     #[arg(long, value_parser = place::text())]
     root: Option<String>,
     /// Column that identifies a note.
@@ -67,26 +72,27 @@ pub(crate) struct InitArgs {
     /// Column with the title.
     #[arg(long, value_name = "COLUMN")]
     title: Option<String>,
-    /// Column with text to encode; repeatable, in the order of the text.
+    /// Column with text to encode. Repeatable; the columns follow each other in the order given.
     #[arg(long = "text", value_name = "COLUMN")]
     texts: Vec<String>,
     /// Column with topics: a list of strings, or one string.
     #[arg(long, value_name = "COLUMN")]
     topics: Option<String>,
-    /// Column that says when a note was changed last: of two rows with the same id the newer wins.
+    /// Column that says when a note was last changed; of two rows with the same id, the newer one
+    /// wins.
     #[arg(long, value_name = "COLUMN")]
     updated_at: Option<String>,
-    /// Column to show with hits; repeatable.
+    /// Column to show with search hits; repeatable.
     #[arg(long, value_name = "COLUMN")]
     stored: Vec<String>,
-    /// Format of the files, where the file extensions do not say it: parquet, jsonl, csv, arrow, avro
-    /// or markdown.
+    /// Format of the files, if their extensions do not say: parquet, jsonl, csv, arrow, avro or
+    /// markdown.
     #[arg(long, value_parser = table_format)]
     format: Option<TableFormat>,
-    /// Ask nothing: accept every proposal.
+    /// Accept every proposal without asking.
     #[arg(long, short)]
     yes: bool,
-    /// Make no plan, even if the model is on this machine.
+    /// Do not make a plan, even if the model is on this machine.
     #[arg(long)]
     no_plan: bool,
 }

@@ -16,20 +16,22 @@ use crate::types::NoteId;
 /// Largest list of note ids that is read.
 const MAX_IDS: u64 = 256 << 20;
 
-/// Remove notes from everything that is stored, and prove it
+/// Remove notes from everything stored, and prove that they are gone
 ///
-/// Their text, vectors, index entries and stored columns leave the root: a snapshot without them is
-/// published, and what held them (older snapshots too) is deleted at once, without a grace time.
-/// Then every object that is left is checked. Exit code 1 if anything of the notes is found.
+/// Their text, vectors, index entries and stored columns are removed from the root: a snapshot
+/// without them is published, and whatever held them, older snapshots included, is deleted at once,
+/// without a grace period. Then every remaining object is checked. Exits with 1 if anything of the
+/// notes is found.
 ///
-/// The notes get a tombstone: later runs leave them out even while the corpus returns them. It refuses
-/// to start while a run of this root is in progress. An interrupted purge is finished by the same command.
+/// The notes get a tombstone, so later runs leave them out even if the corpus still returns them. A
+/// purge refuses to start while a run of this root is in progress. To finish an interrupted purge,
+/// run the same command again.
 ///
 /// Only what this program made is deleted. Other files below the root, and other roots there, are
-/// checked too, and listed (LEFT) where they hold the note.
+/// checked too, and are listed (LEFT) if they hold the note.
 ///
-/// Work that was planned before a purge is void: it stops, and deletes what it wrote.
-/// If it dies before that, the next run, snapshot gc and --scan find what it left.
+/// Work that was planned before a purge is void: it stops, and deletes what it wrote. If it dies
+/// before it can do that, the next run, `snapshot gc` and --scan find what it left behind.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -39,27 +41,27 @@ Examples:
   scalingnote purge daily.toml --note-id i:42 --lift
   scalingnote purge daily.toml --scan
 
-A note id carries its type: i:42 is the integer 42, s:42 the string. A file has one id a line.")]
+A note id includes its type: i:42 is the integer 42, s:42 the string. A file has one id per line.")]
 pub(crate) struct PurgeArgs {
     /// Root URI or path, or a pipeline file.
     #[arg(value_parser = place::text())]
     root: String,
-    /// A note to remove; repeatable.
+    /// Note to remove; repeatable.
     #[arg(long = "note-id", value_name = "ID")]
     note_ids: Vec<String>,
-    /// A file of note ids, one a line; `-` is standard input.
+    /// File of note ids, one per line; `-` is stdin.
     #[arg(long, value_name = "FILE", value_parser = place::path())]
     from: Option<PathBuf>,
-    /// Say what would be deleted, and change nothing.
+    /// Show what would be deleted, without changing anything.
     #[arg(long)]
     dry_run: bool,
     /// Allow the next run to index these purged notes again.
     #[arg(long, conflicts_with = "dry_run")]
     lift: bool,
-    /// Look through everything stored for notes that were purged and are there again; purge what is found.
+    /// Search everything stored for purged notes that have come back, and purge them again.
     #[arg(long, conflicts_with_all = ["note_ids", "from", "lift"])]
     scan: bool,
-    /// Print the report as JSON, with every deleted object.
+    /// Print the report as JSON, including every deleted object.
     #[arg(long)]
     json: bool,
 }

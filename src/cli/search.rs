@@ -12,10 +12,10 @@ use crate::observe::format;
 use crate::search::{Answer, Hit, QueryEncoder, Snapshot};
 use crate::tower::DeviceSpec;
 
-/// Search the newest snapshot for a text
+/// Search the newest snapshot
 ///
-/// Encodes the text with the tower that the snapshot names, searches every shard, rescores, and
-/// prints rank, score, note id and the stored columns.
+/// Encodes the text with the tower that the snapshot names, searches every shard, rescores the
+/// candidates, and prints the rank, score, note id and stored columns of each hit.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -27,27 +27,29 @@ pub(crate) struct SearchArgs {
     /// Root URI or path, or a pipeline file.
     #[arg(value_parser = place::text())]
     root: String,
-    /// What to look for.
+    /// Text to search for.
     text: String,
-    /// How many notes.
+    /// Number of notes to return.
     #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     k: u32,
-    /// Compare with every vector instead of walking the index.
+    /// Compare with every vector instead of using the index.
     #[arg(long)]
     exact: bool,
-    /// Only notes whose stored columns match this SQL condition, e.g. "lang = 'en' AND like_count > 10".
+    /// Return only notes whose stored columns match this SQL condition, e.g. "lang = 'en' AND
+    /// like_count > 10".
     #[arg(long = "where", value_name = "CONDITION")]
     condition: Option<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Search this snapshot instead of the newest.
+    /// Search this snapshot instead of the newest one.
     #[arg(long, value_name = "N", value_parser = number::snapshot)]
     snapshot: Option<u64>,
-    /// Accept only snapshots signed by this Ed25519 key (PEM file); repeatable. A pipeline's own keys count too.
+    /// Accept only snapshots signed with this Ed25519 key (PEM file). Repeatable; a pipeline's own
+    /// keys are accepted too.
     #[arg(long = "public-key", value_name = "FILE", value_parser = place::path())]
     public_keys: Vec<PathBuf>,
-    /// The tower's files, if they are not where the snapshot says.
+    /// Where the tower's files are, if not where the snapshot says.
     #[arg(long, value_name = "PATH", value_parser = place::text())]
     model: Option<String>,
 }

@@ -18,20 +18,21 @@ use crate::tower::DeviceSpec;
 /// Time for what is left to do at the store once the server has stopped.
 const CLOSING: Duration = Duration::from_secs(10);
 
-/// Answer searches over HTTP from the newest snapshot
+/// Serve searches of the newest snapshot over HTTP
 ///
-/// The server polls for a newer snapshot (or a rollback). It downloads and verifies it, checks that it
-/// answers the queries recorded at build time as it did then, and switches to it between two requests. If any of that
-/// fails, it reports the error and keeps serving the current one. On SIGTERM it finishes the requests it has, then
-/// exits.
+/// The server polls for a newer snapshot (or a rollback). It downloads and verifies it, checks that
+/// it answers the queries recorded at build time as it did then, and switches to it between two
+/// requests. If any of that fails, it reports the error and keeps serving the current one. On
+/// SIGTERM it finishes the requests in progress, then exits.
 ///
-/// POST /search {"text": "...", "k": 10, "exact": false, "where": "lang = 'en'"}, or "vector" instead of "text";
-/// GET /search?text=...&k=10; GET /healthz; GET /metrics (Prometheus). GET / is a page for people: it searches, compares with
-/// exact search or an earlier snapshot, and shows how the snapshot was made.
+/// POST /search {"text": "...", "k": 10, "exact": false, "where": "lang = 'en'"}, or "vector"
+/// instead of "text"; GET /search?text=...&k=10; GET /healthz; GET /metrics (Prometheus). GET / is
+/// a web page that searches, compares with exact search or an earlier snapshot, and shows how the
+/// snapshot was made.
 ///
-/// It has no authentication and no TLS: bind it to a loopback address, or put a proxy in front. On a loopback address
-/// it answers only requests whose Host is localhost or a loopback address, so that web pages cannot reach it through a
-/// visitor's browser.
+/// There is no authentication and no TLS: bind the server to a loopback address, or put a proxy in
+/// front of it. On a loopback address it answers only requests whose Host is localhost or a
+/// loopback address, so that web pages cannot reach it through a visitor's browser.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -42,16 +43,17 @@ pub(crate) struct ServeArgs {
     /// Root URI or path, or a pipeline file.
     #[arg(value_parser = place::text())]
     root: String,
-    /// Address and port; port 0 takes a free one and prints it.
+    /// Address and port to listen on; port 0 picks a free one and prints it.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
     bind: SocketAddr,
-    /// Another host name by which clients or a proxy address this server; repeatable.
+    /// Another host name that clients or a proxy use for this server; repeatable.
     #[arg(long, value_name = "NAME", value_parser = host_name)]
     allow_host: Vec<String>,
     /// Where the query tower's files are, if not where the snapshot says.
     #[arg(long, value_name = "PATH", value_parser = place::text(), conflicts_with = "vectors_only")]
     model: Option<String>,
-    /// Device of the query tower: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
+    /// Device for the query tower: cpu, cpu:<threads>, or cuda:<number> (if built with feature
+    /// cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     device: DeviceSpec,
     /// Do not load a query tower; clients send vectors.
@@ -60,46 +62,49 @@ pub(crate) struct ServeArgs {
     /// How often to look for a newer snapshot (5s, 2m).
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
     poll: Duration,
-    /// Folder for copies of the served files; by default the user's cache folder.
+    /// Folder for copies of the served files; defaults to the user's cache folder.
     #[arg(long, value_name = "PATH", value_parser = place::path())]
     cache: Option<PathBuf>,
     /// Map the files of a local root directly instead of copying them. Use it only if nothing else changes these files:
     /// truncating one crashes the server, and overwriting one gives wrong answers or a crash.
     #[arg(long, conflicts_with = "cache")]
     in_place: bool,
-    /// The first snapshot to open; needed where the root is a web server that does not list its files.
+    /// First snapshot to open; needed if the root is a web server that does not list its files.
     #[arg(long, value_name = "N", value_parser = number::snapshot)]
     snapshot: Option<u64>,
-    /// Serve only snapshots signed by this Ed25519 key (PEM file), or by a key of the pipeline file; repeatable.
+    /// Serve only snapshots signed with this Ed25519 key (PEM file), or with a key of the pipeline
+    /// file; repeatable.
     #[arg(long = "public-key", value_name = "FILE", value_parser = place::path())]
     public_keys: Vec<PathBuf>,
-    /// Largest k of a request.
+    /// Largest k that a request may ask for.
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     max_k: u32,
-    /// Concurrent searches; others wait up to a second, then get 503. Four per core by default.
+    /// Maximum number of concurrent searches; others wait up to a second, then get 503. Defaults to
+    /// four per core.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4_096))]
     max_searches: Option<u32>,
     /// Largest request body in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(64..=1 << 30))]
     max_body: u32,
-    /// Largest answer in bytes.
+    /// Largest response in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, value_parser = clap::value_parser!(u32).range(4_096..=1 << 30))]
     max_answer: u32,
-    /// Concurrent connections; a new one beyond them closes the one that has kept the server waiting longest. Lowered
-    /// to fit the system's limit on open files.
+    /// Maximum number of concurrent connections. Beyond it, a new connection closes the one that
+    /// has kept the server waiting longest. Lowered to fit the system's limit on open files.
     #[arg(long, value_name = "N", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
     max_connections: u32,
-    /// Serve no page at /.
+    /// Do not serve the web page at /.
     #[arg(long)]
     no_page: bool,
-    /// Most bytes of files that the page may open of a second snapshot to compare with; files that the snapshot in service has
-    /// too cost nothing.
+    /// Maximum number of bytes that the page may open from a second snapshot to compare with; files
+    /// that it shares with the snapshot being served do not count.
     #[arg(long, value_name = "BYTES", default_value_t = 256 << 20, conflicts_with = "no_page")]
     max_second: u64,
-    /// Longest time for one request.
+    /// Time limit for one request.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
     timeout: Duration,
-    /// How long an idle connection stays open; set it longer than the idle timeout of a proxy in front.
+    /// How long an idle connection stays open; set it longer than the idle timeout of any proxy in
+    /// front.
     #[arg(long, value_name = "TIME", default_value = "75s", value_parser = duration::parse)]
     keep_alive: Duration,
 }

@@ -22,10 +22,11 @@ const SAMPLE: &str = "The quick brown fox jumps over the lazy dog.";
 /// Its elements that the table shows; the JSON has all.
 const SHOWN: usize = 6;
 
-/// Show how a model is understood, and try it
+/// Show how a model is interpreted, and try it out
 ///
-/// Pooling, prompts, longest text, normalisation, each with the file that says it; then how fast it encodes on
-/// this machine, and the first elements of one vector, to compare with what the model's authors get.
+/// Pooling, prompts, longest text, normalisation, each with the file that says it; then how fast it
+/// encodes on this machine, and the first elements of one vector, to compare with what the model's
+/// authors get.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -44,7 +45,7 @@ pub(crate) struct TowerArgs {
     /// As it encodes queries.
     #[arg(long)]
     query: bool,
-    /// How token states become one vector, where the model's files do not say it.
+    /// How to pool token states into one vector, if the model's files do not say.
     #[arg(long, value_parser = pooling::parse)]
     pooling: Option<Pooling>,
     /// Its tokenizer.json, where that is elsewhere: a packed student has none beside it.

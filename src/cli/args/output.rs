@@ -8,16 +8,16 @@ use clap::{Args, ValueEnum};
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct Global {
-    /// How progress is shown on stderr.
+    /// How to show progress on stderr.
     #[arg(long, global = true, value_enum, default_value_t = ProgressMode::Auto, env = "SCALINGNOTE_PROGRESS")]
     pub progress: ProgressMode,
-    /// How log lines and errors are written to stderr.
+    /// Format of log lines and errors on stderr.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "SCALINGNOTE_LOG_FORMAT")]
     pub log_format: LogFormat,
-    /// Log more: -v what happens, -vv details, -vvv everything.
+    /// Log more: -v for what happens, -vv for details, -vvv for everything.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
-    /// Only warnings, errors and results.
+    /// Print only warnings, errors and results.
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
     /// When to use colour; NO_COLOR is honoured.
@@ -29,11 +29,11 @@ pub(crate) struct Global {
 pub(crate) enum ProgressMode {
     /// Bars on a terminal, lines otherwise (JSON with `--log-format json`).
     Auto,
-    /// Bars with tokens/s and time left.
+    /// Bars with tokens/s and the time left.
     Bars,
     /// A plain line every few seconds.
     Lines,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
     /// Warnings only.
     None,
@@ -41,9 +41,9 @@ pub(crate) enum ProgressMode {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// For people.
+    /// Human-readable text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 

@@ -10,12 +10,13 @@ use crate::error::Result;
 /// The pipeline file and what is changed in it.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PipelineArgs {
-    /// The pipeline file (TOML). Relative paths in it start at its own directory; `~/` is the home folder.
+    /// Pipeline file (TOML). Relative paths in it are resolved against its own directory; `~/` is
+    /// the home folder.
     #[arg(value_name = "PIPELINE", env = "SCALINGNOTE_PIPELINE", value_parser = super::place::path())]
     pub pipeline: PathBuf,
-    /// Override one value; repeatable; the last one wins. VALUE is TOML, a plain string needs no
-    /// quotes. Stronger than SCALINGNOTE__SECTION__KEY in the environment, which is stronger than
-    /// the file.
+    /// Override one value. Repeatable; the last one wins. VALUE is TOML, but a plain string needs
+    /// no quotes. Takes precedence over SCALINGNOTE__SECTION__KEY in the environment, which takes
+    /// precedence over the file.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
 }

@@ -50,7 +50,7 @@ pub(crate) struct DistillArgs {
     /// Train this many steps instead of the recipe's.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
-    /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); running again resumes.
+    /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); run again to resume.
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub deadline: Option<Duration>,
     /// Where the teacher computes: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).

@@ -16,7 +16,7 @@ use crate::observe::format;
 use crate::store::named::{Existing, read_whole, write_whole};
 use crate::tower::DeviceSpec;
 
-/// Judge towers on a retrieval set
+/// Evaluate towers on a retrieval set
 ///
 /// Encodes the documents and the judged queries of a set, searches exactly, and prints nDCG@10,
 /// MRR@10, recall and contrastive entropy beside BM25's, with a paired bootstrap interval of the

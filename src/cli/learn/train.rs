@@ -16,11 +16,11 @@ use crate::observe::format;
 use crate::tower::DeviceSpec;
 use crate::train::{TrainOptions, TrainReport};
 
-/// Train the towers: an LLM learns to embed, by contrastive learning
+/// Train the towers: teach an LLM to embed, by contrastive learning
 ///
 /// A query and the document that answers it are pulled together, all others of the batch pushed
-/// apart. Writes checkpoints, and at the end the adapter and report.html with the
-/// curves. Interrupt it at any time: the same command resumes where it stopped, to the same losses.
+/// apart. Writes checkpoints, and at the end the adapter and report.html with the curves. Interrupt
+/// it at any time: the same command resumes where it stopped, to the same losses.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -51,7 +51,7 @@ pub(crate) struct TrainArgs {
     /// the number of steps, so another number is another run.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
-    /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); running again resumes.
+    /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); run again to resume.
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub deadline: Option<Duration>,
     /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda). Given several times, the

@@ -12,8 +12,9 @@ use crate::report::{RunReport, check_metrics_file, write_metrics};
 
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct MetricsArgs {
-    /// Write metrics for Prometheus' textfile collector when the run ends, also where it fails. A file
-    /// belongs to one pipeline, whose name (that of its file) labels every sample. It must not hold anything else.
+    /// Write metrics for Prometheus' textfile collector when the run ends, even if it fails. Use a
+    /// separate file for each pipeline: the pipeline's name, taken from its file name, labels every
+    /// sample. The file must not hold anything else.
     #[arg(long, value_name = "FILE", env = "SCALINGNOTE_METRICS_FILE", value_parser = place::path())]
     pub metrics_file: Option<PathBuf>,
 }

@@ -7,10 +7,10 @@ use crate::cli::args::PipelineArgs;
 use crate::error::{Result, ResultExt};
 use crate::exec;
 
-/// Show what a run would do and cost, without doing it
+/// Show what a run would do and cost, without running it
 ///
-/// Reads the corpus, compares it with the newest snapshot, counts exact tokens, and estimates time
-/// from a short calibration on the real device.
+/// Reads the corpus, compares it with the newest snapshot, counts tokens exactly, and estimates the
+/// time from a short calibration on the actual device.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -21,26 +21,27 @@ Examples:
   scalingnote plan daily.toml --brief --gathered \"$SHARES\"
   scalingnote plan daily.toml --set encode.devices='[\"cuda:0\", \"cuda:1\"]'
 
-Columns: notes new, changed, unchanged and deleted against the newest snapshot; texts to encode and
-their exact tokens; the share of padding that packing saves; estimated time; bytes to be written;
-memory while building the index. With [next], how far the back-fill of the next tower is; its plan
-is stored beside that of the run.")]
+Columns: notes that are new, changed, unchanged and deleted compared with the newest snapshot; texts
+to encode and their exact number of tokens; the share of padding that packing saves; estimated time;
+bytes to write; memory needed to build the index. With [next], also how far the back-fill of the
+next tower has come; its plan is stored next to that of the run.")]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
-    /// Print only what a scheduler has to know, as JSON: the plan's key and the number of tasks of each
-    /// stage. Needs no device, and stays small for any number of tasks.
+    /// Print only what a scheduler needs, as JSON: the plan's key and the number of tasks in each
+    /// stage. Needs no device, and the output stays small for any number of tasks.
     #[arg(long, conflicts_with = "json")]
     pub brief: bool,
-    /// Print only, as JSON, in how many shares other processes may read the corpus, and plan these: then come
-    /// `task --stage prepare`, `task --stage gather`, and the plan with --gathered.
+    /// Plan the shares in which other processes can read the corpus, and print only how many there
+    /// are, as JSON. Next come `task --stage prepare`, `task --stage gather`, and the plan with
+    /// --gathered.
     #[arg(long, conflicts_with_all = ["json", "brief"])]
     pub shares: bool,
-    /// The plan of shares whose tasks are done: its run id, or its key under the root. Prints as --brief. An empty one is none:
-    /// the corpus is read here.
+    /// Plan of shares whose tasks are done: its run id, or its key under the root. Requires
+    /// --brief. If it is empty, this command reads the corpus itself.
     #[arg(long, value_name = "KEY", requires = "brief")]
     pub gathered: Option<String>,
 }

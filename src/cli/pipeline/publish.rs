@@ -15,8 +15,8 @@ use crate::report::RunReport;
 
 /// Check the gates and publish what the tasks of a stored plan built
 ///
-/// The last step where a scheduler ran the tasks with `scalingnote task`; `run` does this itself.
-/// Publishing the same plan again finds nothing to do.
+/// This is the last step when a scheduler has run the tasks with `scalingnote task`; `run` does
+/// this on its own. Publishing the same plan again does nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -25,7 +25,7 @@ Examples:
 pub(crate) struct PublishArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
-    /// The plan: its run id, or its key under the root (runs/<run id>/plan.json).
+    /// Plan to use: its run id, or its key under the root (runs/<run id>/plan.json).
     #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
     plan: String,
     #[command(flatten)]

@@ -18,46 +18,48 @@ use crate::store::layout::{self, ReportName};
 
 /// Run the whole pipeline: prepare, encode, build, publish
 ///
-/// Only what changed is done: texts that were encoded before keep their vectors, finished tasks are
-/// skipped, and where nothing changed nothing is published (exit code 0). Interrupt it at any time:
-/// the same command resumes.
+/// Only what changed is processed: texts that were encoded before keep their vectors, finished
+/// tasks are skipped, and if nothing changed, nothing is published (exit code 0). You can interrupt
+/// a run at any time; the same command resumes it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   scalingnote run pipelines/quickstart.toml
-  scalingnote run daily.toml --deadline 2h                  stop in time, resume tomorrow (exit 75;
-                                                            0 where only [next] is unfinished)
+  scalingnote run daily.toml --deadline 2h                  stop in time and resume tomorrow (exits
+                                                            with 75, or 0 if only [next] is left)
   scalingnote run daily.toml --set tower.max_tokens=256     change one value
   SCALINGNOTE__PUBLISH__ROOT=s3://bucket/notes scalingnote run daily.toml
   scalingnote run daily.toml --override count-change --reason \"old notes were purged\"
   scalingnote run daily.toml --progress json 2> progress.jsonl
-  scalingnote run daily.toml --cluster df://10.0.0.1:50050  have a cluster do it (scalingnote cluster --help)
+  scalingnote run daily.toml --cluster df://10.0.0.1:50050  on a cluster (see cluster --help)
 
-The report of every run is stored under the root: runs/<run id>/report.html and report.json.")]
+Every run stores its report under the root: runs/<run id>/report.html and report.json.")]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); running again resumes.
+    /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); run again to resume.
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub deadline: Option<Duration>,
-    /// How long to wait for another run of the same root to end (30m, 2h); by default this run then ends with 75.
+    /// How long to wait for another run of the same root to finish (30m, 2h). By default it does
+    /// not wait, and exits with 75 instead.
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "0s")]
     pub wait: Duration,
     #[command(flatten)]
     pub overrides: OverrideArgs,
     #[command(flatten)]
     pub metrics: MetricsArgs,
-    /// Build everything, publish nothing.
+    /// Build everything, but publish nothing.
     #[arg(long)]
     pub no_publish: bool,
-    /// Stop once the plan with its tasks is stored; `scalingnote task` executes them elsewhere.
+    /// Stop once the plan and its tasks are stored; `scalingnote task` runs them elsewhere.
     #[arg(long)]
     pub plan_only: bool,
-    /// Have the executors of this cluster do the work; this process only checks the gates and publishes.
+    /// Let the executors of this cluster do the work; this process only checks the gates and
+    /// publishes.
     #[arg(long, value_name = "df://HOST:PORT", conflicts_with = "plan_only")]
     pub cluster: Option<SchedulerAddress>,
-    /// How long all executors may be silent before the job is submitted again; after four failed submissions the run
-    /// ends with 75.
+    /// How long all executors may be silent before the job is submitted again. After four failed
+    /// submissions, the run exits with 75.
     #[arg(long, value_name = "TIME", requires = "cluster", value_parser = duration::parse)]
     pub patience: Option<Duration>,
     /// Print the report as JSON.
@@ -68,11 +70,11 @@ pub(crate) struct RunArgs {
 /// Gates that may refuse without stopping the publication.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct OverrideArgs {
-    /// Publish although this gate refuses; repeatable, each with its own --reason.
+    /// Publish even if this gate refuses. Repeatable; each needs its own --reason.
     #[arg(long = "override", value_name = "GATE", requires = "reason",
           value_parser = PossibleValuesParser::new(GateOptions::NAMES))]
     pub overrides: Vec<String>,
-    /// Why the gate may be overridden; recorded in the snapshot.
+    /// Reason for overriding the gate; recorded in the snapshot.
     #[arg(long = "reason", value_name = "TEXT", requires = "overrides")]
     pub reason: Vec<String>,
 }

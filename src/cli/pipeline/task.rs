@@ -10,39 +10,41 @@ use crate::cli::args::{PipelineArgs, duration};
 use crate::error::{Result, ResultExt};
 use crate::exec::{self, RunOptions, Share, TaskStage};
 
-/// Execute tasks of a stored plan, for Airflow, Kubernetes and similar schedulers
+/// Run tasks of a stored plan, for Airflow, Kubernetes and similar schedulers
 ///
-/// `plan` and `run --plan-only` store the plan; the stages encode, calibrate and build follow each
-/// other, adapt follows encode; `publish` is the last step. Before all of them `plan --shares` may store a plan of shares:
-/// stage prepare reads them, gather follows, then `plan --gathered` plans the rest. A task that is done already does nothing, so retries and
-/// duplicate attempts are safe. Prints the receipt of one task, or the sum of a share, as JSON.
+/// `plan` and `run --plan-only` store the plan. Run the stages encode, calibrate and build in this
+/// order, and adapt after encode; `publish` is the last step. To read the corpus in shares too,
+/// store a plan of shares first with `plan --shares`: stage prepare reads the shares, gather
+/// follows, then `plan --gathered` plans the rest. A task that is already done does nothing, so
+/// retries and duplicate attempts are safe. Prints the receipt of one task, or the sum of a share,
+/// as JSON.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   scalingnote plan daily.toml --brief | jq -r .plan_key
   scalingnote task daily.toml --plan \"$SHARES\" --stage prepare --share 0/8
-  scalingnote task daily.toml --plan \"$PLAN\" --stage encode --share 0/8    the first of 8 equal jobs
+  scalingnote task daily.toml --plan \"$PLAN\" --stage encode --share 0/8  the first of 8 equal jobs
   scalingnote task daily.toml --plan \"$PLAN\" --stage calibrate
-  scalingnote task daily.toml --plan \"$PLAN\" --stage adapt               the query tower, where [query.adapt] is set
+  scalingnote task daily.toml --plan \"$PLAN\" --stage adapt               with [query.adapt] only
   scalingnote task daily.toml --plan 20250101T000000Z-1a2b3c4d --task encode-00017-b141f1cba5c376d4
   SCALINGNOTE_PIPELINE=/config/daily.toml scalingnote task --plan \"$PLAN\" --task \"$TASK\"")]
 pub(crate) struct TaskArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// The plan: its run id, or its key under the root (runs/<run id>/plan.json).
+    /// Plan to use: its run id, or its key under the root (runs/<run id>/plan.json).
     #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
     pub plan: String,
-    /// Id of the task in the plan.
+    /// Run the task with this id in the plan.
     #[arg(long, value_name = "ID", conflicts_with = "share")]
     pub task: Option<String>,
-    /// All tasks of this stage, or its --share.
+    /// Run all tasks of this stage, or only its --share.
     #[arg(long, value_name = "STAGE", value_parser = PossibleValuesParser::new(TaskStage::NAMES),
           conflicts_with = "task", required_unless_present = "task")]
     pub stage: Option<String>,
-    /// Every COUNT-th task of the stage, from INDEX (0 to COUNT - 1).
+    /// Run every COUNT-th task of the stage, starting from INDEX (0 to COUNT - 1).
     #[arg(long, value_name = "INDEX/COUNT", requires = "stage")]
     pub share: Option<Share>,
-    /// Stop cleanly after this time (90s, 45m, 2h); running again resumes.
+    /// Stop cleanly after this time (90s, 45m, 2h); run again to resume.
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub deadline: Option<Duration>,
 }

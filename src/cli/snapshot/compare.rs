@@ -64,7 +64,8 @@ pub(super) struct CompareArgs {
     /// The files of the tower after.
     #[arg(long, value_name = "PATH", value_parser = place::text())]
     model_after: Option<String>,
-    /// Accept only snapshots signed by this Ed25519 key (PEM file); repeatable. A pipeline's own keys count too.
+    /// Accept only snapshots signed with this Ed25519 key (PEM file). Repeatable; a pipeline's own
+    /// keys are accepted too.
     #[arg(long = "public-key", value_name = "FILE", value_parser = place::path())]
     public_keys: Vec<PathBuf>,
 }

@@ -45,7 +45,8 @@ pub(super) struct CopyArgs {
     /// Show what would be sent, and copy nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Accept only snapshots signed by this Ed25519 key (PEM file); repeatable. A pipeline's own keys count too.
+    /// Accept only snapshots signed with this Ed25519 key (PEM file). Repeatable; a pipeline's own
+    /// keys are accepted too.
     #[arg(long = "public-key", value_name = "FILE", value_parser = place::path())]
     public_keys: Vec<PathBuf>,
     /// Print JSON.

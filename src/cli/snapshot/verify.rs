@@ -40,7 +40,8 @@ pub(super) struct VerifyArgs {
     /// Where to encode: cpu, cpu:<threads> or cuda:<number>; by default the pipeline's first device, or cpu.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Accept only snapshots signed by this Ed25519 key (PEM file); repeatable. A pipeline's own keys count too.
+    /// Accept only snapshots signed with this Ed25519 key (PEM file). Repeatable; a pipeline's own
+    /// keys are accepted too.
     #[arg(long = "public-key", value_name = "FILE", value_parser = place::path())]
     public_keys: Vec<PathBuf>,
     /// Print JSON.
