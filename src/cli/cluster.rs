@@ -12,10 +12,10 @@ use crate::exec::SchedulerAddress;
 
 /// Start the scheduler or an executor of a cluster that does the work of runs
 ///
-/// One scheduler, and one executor for each device; then `run --cluster` on any machine that
-/// reaches the scheduler and the root. The pipeline file, the plan, the tasks and what they write
-/// are the same as without a cluster. Executors ask the scheduler for work and listen on nothing.
-/// Both work until SIGTERM (exit 0).
+/// Start one scheduler, and one executor for each device. Then use `run --cluster` on any machine
+/// that can reach the scheduler and the root. The pipeline file, the plan, the tasks and what they
+/// write are the same as without a cluster. Executors ask the scheduler for work and listen on no
+/// port. Both run until SIGTERM (exit code 0).
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -23,7 +23,7 @@ Examples:
   scalingnote cluster executor --scheduler 127.0.0.1:50050 --device cpu
   scalingnote run daily.toml --cluster df://127.0.0.1:50050
 
-Built with `cargo build --release --features cluster`.")]
+Requires a build with `cargo build --release --features cluster`.")]
 pub(crate) struct ClusterArgs {
     #[command(subcommand)]
     command: ClusterCommand,
@@ -37,8 +37,8 @@ enum ClusterCommand {
 
 /// Hand out tasks to executors
 ///
-/// It keeps its queues in memory: after a restart it is empty, and the runs submit again what is missing.
-/// There is no TLS and no authentication.
+/// The scheduler keeps its queues in memory: after a restart they are empty, and runs submit again
+/// what is missing. There is no TLS and no authentication.
 #[derive(Debug, Args)]
 struct SchedulerArgs {
     /// Address and port to listen on; port 0 picks a free one and prints it.
@@ -47,24 +47,26 @@ struct SchedulerArgs {
     /// Confirm that only the machines of the cluster can reach --bind.
     #[arg(long)]
     closed_network: bool,
-    /// How long an executor may go without asking for work before it counts as lost; at least 10s.
+    /// How long an executor may go without asking for work before it is considered lost; at least
+    /// 10s.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration::parse)]
     lost_after: Duration,
 }
 
-/// Execute tasks on one device
+/// Run tasks on one device
 ///
-/// Start one for each device. It needs what tasks need: the tower's files at the same place as everywhere, the corpus,
-/// and credentials of the stores in its environment.
+/// Start one executor for each device. It needs whatever tasks need: the tower's files at the same
+/// path as everywhere else, the corpus, and the stores' credentials in its environment.
 #[derive(Debug, Args)]
 struct ExecutorArgs {
-    /// The scheduler.
+    /// Address of the scheduler.
     #[arg(long, value_name = "HOST:PORT", env = "SCALINGNOTE_SCHEDULER")]
     scheduler: SchedulerAddress,
-    /// Where it computes: cpu or cuda:<number>.
+    /// Device to compute on: cpu or cuda:<number>.
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::name)]
     device: String,
-    /// Processor threads of a cpu device; 0 takes all, which suits one executor on a machine.
+    /// Number of threads for a cpu device; 0 uses all of them, which suits one executor per
+    /// machine.
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
 }

@@ -14,7 +14,7 @@ Examples:
   scalingnote completions zsh > \"${fpath[1]}/_scalingnote\"
   scalingnote completions fish > ~/.config/fish/completions/scalingnote.fish")]
 pub(crate) struct CompletionsArgs {
-    /// Which shell.
+    /// Shell to print completions for.
     shell: Shell,
 }
 

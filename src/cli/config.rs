@@ -23,10 +23,10 @@ Examples:
   scalingnote config show daily.toml --json | jq .origins
   scalingnote config upgrade daily.toml --dry-run
 
-A value comes from the file, then SCALINGNOTE__SECTION__KEY in the environment
-(SCALINGNOTE__TOWER__MAX_TOKENS=256), then --set section.key=value: the later one wins.
-Items of an array are numbered: corpus.tables.0.uri. Relative paths start at the file's directory,
-`~/` is the home folder."
+A value comes from the file, then from SCALINGNOTE__SECTION__KEY in the environment
+(SCALINGNOTE__TOWER__MAX_TOKENS=256), then from --set section.key=value: the last one wins.
+Array items are numbered: corpus.tables.0.uri. Relative paths are resolved against the file's
+directory; `~/` is the home folder."
 )]
 pub(crate) struct ConfigArgs {
     #[command(subcommand)]
@@ -35,20 +35,22 @@ pub(crate) struct ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Report every problem at once with its line; exit code 1 or 2 if there is one
+    /// Report all problems at once, each with its line; exits with 1 or 2 if there are any
     Check {
         #[command(flatten)]
         pipeline: PipelineArgs,
     },
-    /// Print the resolved configuration; comments name the origin of what is not in the file: what a tower leaves out
-    /// is as its model's files say, if they are on this machine
+    /// Print the resolved configuration, with the origin of what is not in the file
+    ///
+    /// Comments name the origin of every value that is not in the file. What a tower leaves out is
+    /// taken from its model's files, if they are on this machine.
     Show {
         #[command(flatten)]
         pipeline: PipelineArgs,
         /// Print JSON with the origin of every value.
         #[arg(long)]
         json: bool,
-        /// Download models that are missing, to show what their files say.
+        /// Download missing models, to show what their files say.
         #[arg(long)]
         fetch: bool,
     },
@@ -57,20 +59,21 @@ enum ConfigCommand {
 
 /// Rewrite a pipeline file as version 2, keeping its comments and layout
 ///
-/// Version 2 changes some defaults. Where that would change something for this file, today's value is written into it,
-/// so that the file means what it meant and nothing is encoded again. `config check` lists these defaults.
+/// Version 2 changes some defaults. Where that would change anything for this file, the current
+/// value is written into it, so that the file still means the same and nothing is encoded again.
+/// `config check` lists these defaults.
 #[derive(Debug, Args)]
 struct UpgradeArgs {
-    /// The pipeline file (TOML).
+    /// Pipeline file (TOML).
     #[arg(value_name = "PIPELINE", env = "SCALINGNOTE_PIPELINE", value_parser = place::path())]
     pipeline: PathBuf,
-    /// Take version 2's defaults instead of writing today's values into the file.
+    /// Use version 2's defaults instead of writing the current values into the file.
     #[arg(long)]
     new_defaults: bool,
-    /// Write to this new file and leave PIPELINE alone; `-` is stdout.
+    /// Write to this new file and leave PIPELINE unchanged; `-` is stdout.
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run", value_parser = place::path())]
     output: Option<PathBuf>,
-    /// Say what would be written, and write nothing.
+    /// Show what would be written, without writing anything.
     #[arg(long)]
     dry_run: bool,
 }

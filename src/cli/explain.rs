@@ -11,10 +11,10 @@ use crate::types::NoteId;
 
 /// Show what became of a note, and why
 ///
-/// Reads the corpus as the next run would and looks into the newest snapshot: the files that the
-/// note comes from, whether its row was rejected, deleted or replaced by a newer one, the hash of
-/// its text, its shard, key, index, part and row, whether it was purged, and for a query its rank
-/// by the graph and by comparing with every vector. Changes nothing.
+/// Reads the corpus as the next run would and looks into the newest snapshot. Shows the files that
+/// the note comes from, whether its row was rejected, deleted or replaced by a newer one, the hash
+/// of its text, its shard, key, index, part and row, whether it was purged, and for a query its
+/// rank by the graph and by comparison with every vector. Changes nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -22,16 +22,17 @@ Examples:
   scalingnote explain daily.toml s:42 --query \"tax return\"
   scalingnote explain daily.toml i:42 --text --json | jq .corpus.texts
 
-i:42 is the integer 42, s:42 the string; without a type either is found. The note's text is shown with --text only.")]
+i:42 is the integer 42, s:42 the string; without a type, either is found. The note's text is shown
+only with --text.")]
 pub(crate) struct ExplainArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
     /// The note's id.
     note: String,
-    /// Rank it for this query.
+    /// Show the note's rank for this query.
     #[arg(long)]
     query: Option<String>,
-    /// Show its text as the corpus has it now.
+    /// Show the note's text as it is in the corpus now.
     #[arg(long)]
     text: bool,
     /// Print JSON.

@@ -19,15 +19,15 @@ use crate::train::{DistillOptions, TrainOptions};
     arg_required_else_help = true,
     after_help = "\
 Examples:
-  scalingnote schema pipeline > pipeline.schema.json    completion in an editor (taplo, Even Better TOML)
+  scalingnote schema pipeline > pipeline.schema.json    editor completion (taplo, Even Better TOML)
   scalingnote schema report | jq .properties
   scalingnote schema --out schemas                      write all of them"
 )]
 pub(crate) struct SchemaArgs {
-    /// Which file.
+    /// Schema to print.
     #[arg(value_enum, required_unless_present = "out")]
     name: Option<SchemaName>,
-    /// Write all schemas into this directory instead, as NAME.schema.json.
+    /// Write all schemas to this directory instead, as NAME.schema.json.
     #[arg(long, value_name = "DIR", conflicts_with = "name", value_parser = place::path())]
     out: Option<PathBuf>,
 }
@@ -36,21 +36,21 @@ pub(crate) struct SchemaArgs {
 pub(crate) enum SchemaName {
     /// The pipeline file.
     Pipeline,
-    /// The recipe of `train`.
+    /// The recipe for `train`.
     Train,
-    /// The recipe of `distill`.
+    /// The recipe for `distill`.
     Distill,
     /// snapshots/<number>.json.
     Manifest,
     /// runs/<run>/report.json.
     Report,
-    /// What `plan --json` prints.
+    /// The output of `plan --json`.
     PlanSummary,
-    /// What `plan --brief` prints.
+    /// The output of `plan --brief`.
     PlanBrief,
     /// runs/<run>/plan.json: the tasks that `task` executes.
     Plan,
-    /// What `plan --shares` prints.
+    /// The output of `plan --shares`.
     SharesBrief,
     /// runs/<run>/shares.json: the shares of the corpus that `task` reads and gathers.
     Shares,

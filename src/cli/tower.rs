@@ -24,9 +24,9 @@ const SHOWN: usize = 6;
 
 /// Show how a model is interpreted, and try it out
 ///
-/// Pooling, prompts, longest text, normalisation, each with the file that says it; then how fast it
-/// encodes on this machine, and the first elements of one vector, to compare with what the model's
-/// authors get.
+/// Shows the pooling, prompts, longest text and normalisation, each with the file that specifies
+/// it; then how fast the model encodes on this machine, and the first elements of one vector, to
+/// compare with what the model's authors get.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -36,37 +36,37 @@ Examples:
   scalingnote tower packed --pooling mean --tokenizer student/tokenizer.json
   scalingnote tower pipelines/quickstart.toml --json
 
-MODEL is what `model` in [tower] may be, and is then taken as its own files and the flags say; of a
-pipeline file its [tower] is, or with --query what encodes its queries.")]
+MODEL can be anything that `model` in [tower] can be; it is then set up as its own files and the
+flags say. For a pipeline file, its [tower] is shown, or with --query whatever encodes its queries.")]
 pub(crate) struct TowerArgs {
     /// A model file, a folder, a Hugging Face repository, or a pipeline file.
     #[arg(value_parser = place::text())]
     model: String,
-    /// As it encodes queries.
+    /// Show how it encodes queries.
     #[arg(long)]
     query: bool,
     /// How to pool token states into one vector, if the model's files do not say.
     #[arg(long, value_parser = pooling::parse)]
     pooling: Option<Pooling>,
-    /// Its tokenizer.json, where that is elsewhere: a packed student has none beside it.
+    /// The model's tokenizer.json, if it is elsewhere: a packed student comes without one.
     #[arg(long, value_name = "FILE", value_parser = place::text())]
     tokenizer: Option<String>,
-    /// A LoRA adapter to merge: a PEFT folder or a safetensors file.
+    /// LoRA adapter to merge: a PEFT folder or a safetensors file.
     #[arg(long, value_name = "PATH", value_parser = place::text())]
     adapter: Option<String>,
-    /// A folder of modules that follow the pooling, as `whiten` writes them.
+    /// Folder of modules to apply after the pooling, as written by `whiten`.
     #[arg(long, value_name = "DIR", value_parser = place::text())]
     head: Option<String>,
-    /// Text whose vector is shown.
+    /// Text whose vector to show.
     #[arg(long, value_name = "TEXT", default_value = SAMPLE)]
     text: String,
-    /// Where it computes: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
+    /// Device to compute on: cpu, cpu:<threads>, or cuda:<number> (if built with feature cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     device: DeviceSpec,
-    /// How long to measure its speed; 0s: only the vector.
+    /// How long to measure its speed; 0s shows only the vector.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration::parse)]
     trial: Duration,
-    /// Load no weights: only what the files say.
+    /// Load no weights; show only what the files say.
     #[arg(long, conflicts_with = "trial")]
     no_trial: bool,
     /// Print JSON.

@@ -19,46 +19,49 @@ use crate::train::{DistillOptions, TrainReport};
 
 /// Distil the query tower into a small model
 ///
-/// Queries are all it needs: the small model learns to place a query where the frozen LLM query tower
+/// It only needs queries: the small model learns to place a query where the frozen LLM query tower
 /// places it (squared distance and cosine), so no document is encoded again. The teacher's vectors
 /// are encoded once, by the pipeline's own encode stage, and kept as Parquet in the run's folder.
-/// Interrupt it at any time: the same command resumes.
+/// You can interrupt it at any time; the same command resumes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   scalingnote distill pipelines/distill-quickstart.toml --out .cache/student
-  scalingnote distill pipelines/distill-notes.toml --out s         teach the quick start's student your notes
-  scalingnote distill recipe.toml --out s --deadline 45m   stop in time (exit 75); again to resume
-  scalingnote distill recipe.toml --out s --export small --tokens 16000   pack it to be shipped
+  scalingnote distill pipelines/distill-notes.toml --out s  teach the quick-start student your notes
+  scalingnote distill recipe.toml --out s --deadline 45m    stop in time (exit 75); rerun resumes
+  scalingnote distill recipe.toml --out s --export small --tokens 16000   pack it for shipping
 
-Then name it in the pipeline file; the next run publishes a snapshot that admits it, and encodes nothing:
+Then name it in the pipeline file. The next run publishes a snapshot that admits it, and encodes
+nothing:
   [query.tower]
   model = \"s/student\"
   pooling = \"mean\"
   max_tokens = 64
 
-A recipe names the teacher ([teacher]: the LLM with its adapter and the query's prompt), the queries
-([[pairs]], as for train) and what learns ([student]). `scalingnote schema distill` lists every key.")]
+A recipe names the teacher ([teacher]: the LLM with its adapter and the query prompt), the queries
+([[pairs]], as for train) and the model that learns ([student]). `scalingnote schema distill` lists
+every key.")]
 pub(crate) struct DistillArgs {
-    /// The recipe (TOML). Relative paths in it start at its own directory.
+    /// Recipe (TOML). Relative paths in it are resolved against its own directory.
     #[arg(value_name = "RECIPE", value_parser = place::path())]
     recipe: PathBuf,
-    /// Folder of the run: teacher/, checkpoint.safetensors, student/, report.json, report.html. A checkpoint
-    /// in it is resumed. Default: .cache/train/<name of the recipe>.
+    /// Folder for the run: teacher/, checkpoint.safetensors, student/, report.json, report.html. If
+    /// it holds a checkpoint, the run resumes from it. Defaults to .cache/train/<name of the
+    /// recipe>.
     #[arg(long, value_name = "DIR", value_parser = place::path())]
     out: Option<PathBuf>,
-    /// Train this many steps instead of the recipe's.
+    /// Train for this many steps instead of the recipe's.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
     /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); run again to resume.
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub deadline: Option<Duration>,
-    /// Where the teacher computes: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
+    /// Device for the teacher: cpu, cpu:<threads>, or cuda:<number> (if built with feature cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     device: DeviceSpec,
-    /// Train nothing: pack the encoder that the run in --out has trained into this folder, with few bits a weight and
-    /// without its tokenizer (student/tokenizer.json of the run), which it names by SHA-256; `tokenizer` in
-    /// [query.tower] says where that is.
+    /// Train nothing; pack the encoder that the run in --out has trained into this folder, with few
+    /// bits per weight and without its tokenizer (student/tokenizer.json of the run), which it
+    /// names by SHA-256. `tokenizer` in [query.tower] says where that file is.
     #[arg(long, value_name = "DIR", conflicts_with = "deadline", value_parser = place::path())]
     export: Option<PathBuf>,
     #[command(flatten)]

@@ -19,80 +19,84 @@ use crate::tower::DeviceSpec;
 /// Evaluate towers on a retrieval set
 ///
 /// Encodes the documents and the judged queries of a set, searches exactly, and prints nDCG@10,
-/// MRR@10, recall and contrastive entropy beside BM25's, with a paired bootstrap interval of the
-/// difference. Vectors kept in --vectors are used again wherever the tower is the same.
+/// MRR@10, recall and contrastive entropy next to BM25's, with a paired bootstrap interval of the
+/// difference. Vectors kept in --vectors are reused wherever the tower is the same.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   scalingnote evaluate pipelines/quickstart.toml sets/scifact
-  scalingnote evaluate recipe.toml sets/scifact --adapter t    what `train --out t` has written
+  scalingnote evaluate recipe.toml sets/scifact --adapter t    what `train --out t` wrote
   scalingnote evaluate raw.toml sets/scifact --json > raw.json
   scalingnote evaluate trained.toml sets/scifact --compare raw.json --per-query queries.tsv
   scalingnote evaluate student.toml sets/scifact --vectors v --index --latency
 
-TOWER is a pipeline file, a training recipe, or a file with [tower] and, where queries are encoded
-otherwise, [query] (prompt_prefix, prompt_suffix, max_tokens) or [query.tower]:
+TOWER is a pipeline file, a training recipe, or a file with [tower] and, if queries are encoded
+differently, [query] (prompt_prefix, prompt_suffix, max_tokens) or [query.tower]:
   [tower]
   model = \"SmolLM2-135M-Instruct.Q4_1.gguf\"
   pooling = \"last-token\"
 
 SET is a folder in BEIR layout: corpus.jsonl (_id, title, text), queries.jsonl (_id, text) and
-qrels.tsv (query, document, grade between tabs, with or without a header; or TREC's four columns),
-each plain, .gz or .xz. Grades are whole numbers, above 0 for what is relevant. Ties and measures
-are trec_eval's: a relevant document that the corpus lacks counts as not found, and a query to
-which nothing is relevant counts as 0. Judgements of queries that are missing, or have no text, are
-left out, and what is there twice counts once. Their counts are reported; --strict refuses
-them. One id with two texts or two grades is an error.")]
+qrels.tsv (query, document and grade separated by tabs, with or without a header; or TREC's four
+columns), each plain, .gz or .xz. Grades are whole numbers, above 0 for relevant documents. Ties and
+measures follow trec_eval: a relevant document that is not in the corpus counts as not found, and a
+query without relevant documents counts as 0. Judgements of queries that are missing or have no text
+are left out, and duplicates count once. How many there are is reported; --strict refuses them. One
+id with two texts or two grades is an error.")]
 pub(crate) struct EvaluateArgs {
-    /// Names the towers: a pipeline, a training recipe, or a tower file (TOML).
+    /// File that names the towers: a pipeline, a training recipe, or a tower file (TOML).
     #[arg(value_name = "TOWER", value_parser = place::path())]
     tower: PathBuf,
     /// The retrieval set: a folder in BEIR layout.
     #[arg(value_name = "SET", value_parser = place::path())]
     set: PathBuf,
-    /// Use what was trained instead of the file's: a LoRA adapter's folder, or what `train --out` wrote.
+    /// Use what was trained instead of the file's own: a LoRA adapter's folder, or what `train
+    /// --out` wrote.
     #[arg(long, value_name = "PATH", value_parser = place::path())]
     adapter: Option<PathBuf>,
-    /// Name of the system in tables. Default: the file's.
+    /// Name of the system in tables. Defaults to the name of the file.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// File of the queries in SET.
+    /// File in SET with the queries.
     #[arg(long, value_name = "FILE", default_value = "queries.jsonl")]
     queries: String,
-    /// File of the judgements in SET.
+    /// File in SET with the judgements.
     #[arg(long, value_name = "FILE", default_value = "qrels.tsv")]
     qrels: String,
-    /// Take the document with the query's own id out of its ranking, as BEIR does (ArguAna, Quora).
+    /// Leave the document with the query's own id out of its ranking, as BEIR does (ArguAna,
+    /// Quora).
     #[arg(long)]
     ignore_identical_ids: bool,
-    /// Refuse a set with judgements of missing documents or queries, or with lines that repeat others.
+    /// Refuse a set with judgements of missing documents or queries, or with repeated lines.
     #[arg(long)]
     strict: bool,
-    /// Keep vectors as Parquet in this folder, by embedding space, and use those already there.
+    /// Keep vectors as Parquet in this folder, by embedding space, and reuse those already there.
     #[arg(long, value_name = "DIR", value_parser = place::path())]
     vectors: Option<PathBuf>,
-    /// Also judge what our own index finds.
+    /// Also evaluate what ScalingNote's own index finds.
     #[arg(long)]
     index: bool,
-    /// Also time single queries on one thread: the query tower and, where it is another, the document tower.
+    /// Also time single queries on one thread: the query tower and, if it is a different one, the
+    /// document tower.
     #[arg(long)]
     latency: bool,
-    /// Temperature of the contrastive entropy; that of the training, where a law is to be fitted.
+    /// Temperature of the contrastive entropy; to fit a scaling law, use the temperature of the
+    /// training.
     #[arg(long, value_name = "T", default_value_t = EntropyOptions::default().temperature, value_parser = positive)]
     entropy_temperature: f64,
-    /// Compare with an earlier `evaluate --json` on the same set (may be repeated).
+    /// Compare with an earlier `evaluate --json` on the same set; repeatable.
     #[arg(long, value_name = "FILE", value_parser = place::path())]
     compare: Vec<PathBuf>,
-    /// Write every query's measures into this file (tab-separated).
+    /// Write every query's measures to this file (tab-separated).
     #[arg(long, value_name = "FILE", value_parser = place::path())]
     per_query: Option<PathBuf>,
-    /// Write the ranked lists into this file (TREC run format).
+    /// Write the ranked lists to this file (TREC run format).
     #[arg(long, value_name = "FILE", value_parser = place::path())]
     run: Option<PathBuf>,
-    /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
+    /// Device to compute on: cpu, cpu:<threads>, or cuda:<number> (if built with feature cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     device: DeviceSpec,
-    /// Print JSON, every query included.
+    /// Print JSON, including every query.
     #[arg(long)]
     json: bool,
 }

@@ -17,46 +17,50 @@ use crate::train::{MineOptions, TrainOptions};
 
 /// Mine hard negatives for the next round of training
 ///
-/// Encodes the recipe's queries and documents with the tower as trained so far, searches our own
-/// index, and gives every pair some documents that rank high for its query and do not answer it.
-/// Documents that score nearly as high as the answer are left out: they are likely answers too.
+/// Encodes the recipe's queries and documents with the tower as trained so far, searches
+/// ScalingNote's own index, and gives every pair some documents that rank high for its query but do
+/// not answer it. Documents that score nearly as high as the answer are left out, because they are
+/// probably answers too.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   scalingnote train recipe.toml --out round1
   scalingnote mine recipe.toml --adapter round1 --out mined
-  scalingnote mine recipe.toml --teacher --out mined   by the recipe's [teacher] instead of its [tower]
-  scalingnote train round2.toml --out round2       its [[pairs]] name mined/*.jsonl, tower.adapter round1/adapter
+  scalingnote mine recipe.toml --teacher --out mined   with the recipe's [teacher], not its [tower]
+  scalingnote train round2.toml --out round2
 
-One file is written for each of the recipe's [[pairs]], in its order. Vectors are kept as Parquet in
---out and used again where the tower is the same. The scores are kept with the negatives: loss.guide_margin
-of the next round passes over those that score nearly as the answer does.")]
+In round2.toml, [[pairs]] name mined/*.jsonl, and tower.adapter is round1/adapter.
+
+One file is written for each of the recipe's [[pairs]], in order. Vectors are kept as Parquet in
+--out and reused if the tower is the same. The scores are kept with the negatives, so that
+loss.guide_margin of the next round can skip those that score nearly as high as the answer.")]
 pub(crate) struct MineArgs {
-    /// The training recipe (TOML).
+    /// Training recipe (TOML).
     #[arg(value_name = "RECIPE", value_parser = place::path())]
     recipe: PathBuf,
     /// Folder for the pairs and the vectors.
     #[arg(long, value_name = "DIR", value_parser = place::path())]
     out: PathBuf,
-    /// What was trained so far: a LoRA adapter's folder, or what `train --out` wrote. Default: the recipe's adapter.
+    /// What has been trained so far: a LoRA adapter's folder, or what `train --out` wrote. Defaults
+    /// to the recipe's adapter.
     #[arg(long, value_name = "DIR", value_parser = place::path())]
     adapter: Option<PathBuf>,
     /// Let the recipe's [teacher] rank the documents.
     #[arg(long, conflicts_with = "adapter")]
     teacher: bool,
-    /// Ranks skipped from the top, known answers not counted: the likeliest false negatives.
+    /// Number of top ranks to skip, not counting known answers: the likeliest false negatives.
     #[arg(long, value_name = "N", default_value_t = MineOptions::default().skip)]
     skip: usize,
-    /// Ranks looked at after them.
+    /// Number of ranks to consider after those.
     #[arg(long, value_name = "N", default_value_t = MineOptions::default().window)]
     window: usize,
-    /// A document that scores above this share of the answer's score counts as a false negative.
+    /// Treat a document that scores above this share of the answer's score as a false negative.
     #[arg(long, value_name = "SHARE", default_value_t = MineOptions::default().margin)]
     margin: f32,
-    /// Negatives kept per pair.
+    /// Number of negatives to keep per pair.
     #[arg(long, value_name = "N", default_value_t = MineOptions::default().keep)]
     keep: usize,
-    /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
+    /// Device to compute on: cpu, cpu:<threads>, or cuda:<number> (if built with feature cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     device: DeviceSpec,
     /// Print JSON.

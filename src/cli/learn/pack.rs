@@ -11,18 +11,19 @@ use crate::train::PackOptions;
 /// How the student is packed.
 #[derive(Debug, Args)]
 pub(crate) struct PackArgs {
-    /// Bits of a weight in the layers, 2 to 8.
+    /// Bits per weight in the layers, 2 to 8.
     #[arg(long, value_name = "N", default_value_t = 8, requires = "export")]
     #[arg(value_parser = clap::value_parser!(u32).range(2..=8))]
     bits: u32,
-    /// Bits of a weight in the table of token embeddings.
+    /// Bits per weight in the table of token embeddings.
     #[arg(long, value_name = "N", default_value_t = 5, requires = "export")]
     #[arg(value_parser = clap::value_parser!(u32).range(2..=8))]
     table_bits: u32,
-    /// Keep only the N tokens that are most frequent in the recipe's pairs; others read as unknown. Default: all.
+    /// Keep only the N tokens that are most frequent in the recipe's pairs; others are read as
+    /// unknown. Defaults to all tokens.
     #[arg(long, value_name = "N", requires = "export")]
     tokens: Option<usize>,
-    /// Where the tokenizer comes from, for the message where it is missing (it is not copied).
+    /// Where to get the tokenizer, for the message shown if it is missing (it is not copied).
     #[arg(long, value_name = "TEXT", requires = "export")]
     tokenizer_from: Option<String>,
 }

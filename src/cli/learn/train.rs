@@ -18,51 +18,55 @@ use crate::train::{TrainOptions, TrainReport};
 
 /// Train the towers: teach an LLM to embed, by contrastive learning
 ///
-/// A query and the document that answers it are pulled together, all others of the batch pushed
-/// apart. Writes checkpoints, and at the end the adapter and report.html with the curves. Interrupt
-/// it at any time: the same command resumes where it stopped, to the same losses.
+/// Pulls a query and the document that answers it together, and pushes all others in the batch
+/// apart. Writes checkpoints, and at the end the adapter and report.html with the curves. You can
+/// interrupt it at any time; the same command resumes where it stopped, and reaches the same
+/// losses.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   scalingnote train pipelines/train-quickstart.toml --out .cache/tower
-  scalingnote train recipe.toml --out t --deadline 45m        stop in time (exit 75); again to resume
-  scalingnote train recipe.toml --out try --steps 20          a short try, in a folder of its own
-  scalingnote train recipe.toml --out t --export a --f16      the adapter as it stands, at half the size
+  scalingnote train recipe.toml --out t --deadline 45m        stop in time (exit 75); rerun resumes
+  scalingnote train recipe.toml --out try --steps 20          a short trial, in a folder of its own
+  scalingnote train recipe.toml --out t --export a --f16      the adapter so far, at half the size
   scalingnote evaluate recipe.toml sets/scifact --adapter t   how good is it?
 
 A recipe names the model ([tower], [query]), the pairs ([[pairs]]: folders in BEIR layout or JSON
 Lines of {\"query\", \"text\"}), what is trained ([method]: \"lora\" or \"full\") and how long.
-[teacher] names an embedder whose scores [loss] has the tower learn, and [[texts]] more texts to
-learn them on. With optimizer.schedule = \"constant\" a run continues from where it ended when it
-is given more steps.
+[teacher] names an embedder whose scores the tower learns through [loss], and [[texts]] more texts
+to learn them on. With optimizer.schedule = \"constant\", a run that is given more steps continues
+from where it ended.
 [query] layers = 4 gives the query side the LLM's first 4 layers, with parameters of its own, and
-[query.student] a small encoder: both sides are trained together, end to end. `scalingnote schema train` lists every key. The adapter is in PEFT's format: give its folder as
-tower.adapter in a pipeline file, or load it in Python.")]
+[query.student] gives it a small encoder. Both sides are trained together, end to end.
+`scalingnote schema train` lists every key. The adapter is in PEFT format: set tower.adapter to its
+folder in a pipeline file, or load it in Python.")]
 pub(crate) struct TrainArgs {
-    /// The recipe (TOML). Relative paths in it start at its own directory.
+    /// Recipe (TOML). Relative paths in it are resolved against its own directory.
     #[arg(value_name = "RECIPE", value_parser = place::path())]
     recipe: PathBuf,
-    /// Folder of the run: checkpoint.safetensors, best-*.safetensors, teacher/, adapter/ or model/, query-adapter/ or
-    /// query-model/, report.json, report.html. A checkpoint in it is resumed. Default: .cache/train/<name of the
-    /// recipe>.
+    /// Folder for the run: checkpoint.safetensors, best-*.safetensors, teacher/, adapter/ or
+    /// model/, query-adapter/ or query-model/, report.json, report.html. If it holds a checkpoint,
+    /// the run resumes from it. Defaults to .cache/train/<name of the recipe>.
     #[arg(long, value_name = "DIR", value_parser = place::path())]
     out: Option<PathBuf>,
-    /// Train this many steps instead of the recipe's. Unless optimizer.schedule is "constant" the learning rate follows
-    /// the number of steps, so another number is another run.
+    /// Train for this many steps instead of the recipe's. Unless optimizer.schedule is "constant",
+    /// the learning rate depends on the number of steps, so a different number makes a different
+    /// run.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
     /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); run again to resume.
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub deadline: Option<Duration>,
-    /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda). Given several times, the
-    /// devices share every batch: each embeds a part, and the loss contrasts a query with the documents of all.
+    /// Device to compute on: cpu, cpu:<threads>, or cuda:<number> (if built with feature cuda).
+    /// Repeatable: the devices share every batch; each embeds a part of it, and the loss contrasts
+    /// a query with the documents of all of them.
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     device: Vec<DeviceSpec>,
-    /// Train nothing: write the adapter of the best validation so far into this folder, or that of the checkpoint if
-    /// nothing has been validated yet.
+    /// Train nothing; write the adapter with the best validation result so far to this folder, or
+    /// the adapter of the checkpoint if nothing has been validated yet.
     #[arg(long, value_name = "DIR", conflicts_with = "deadline", value_parser = place::path())]
     export: Option<PathBuf>,
-    /// Export 16-bit floats: half the size.
+    /// Export 16-bit floats, which halves the size.
     #[arg(long, requires = "export")]
     f16: bool,
     /// Print the report as JSON.

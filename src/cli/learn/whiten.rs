@@ -17,33 +17,37 @@ use crate::train::{TrainOptions, WhitenOptions};
 
 /// Fit a head that evens out the directions of a tower's vectors
 ///
-/// Vectors of an LLM crowd into a few directions that all texts share. The head takes their mean off and divides a power of each
-/// direction's variance out (soft whitening). It is fitted in minutes, without training, to queries and documents of a training recipe.
+/// An LLM's vectors crowd into a few directions that all texts share. The head subtracts their mean
+/// and divides out a power of each direction's variance (soft whitening). It is fitted in minutes,
+/// without training, to the queries and documents of a training recipe.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   scalingnote whiten recipe.toml --out whitened
-  scalingnote whiten recipe.toml --adapter run --out whitened   behind the adapter that `train --out run` wrote
+  scalingnote whiten recipe.toml --adapter run --out whitened   with what `train --out run` wrote
 
-Name the result as tower.head in a pipeline file, and as query.tower.head where a query tower was distilled from the tower
-without it: what compares before one head compares behind it. Vectors are kept as Parquet in --out and used again.")]
+Set tower.head to the result in a pipeline file. Set query.tower.head to it too if the query tower
+was distilled from the tower without it: vectors that compare without the head still compare when
+both go through it. Vectors are kept as Parquet in --out and reused.")]
 pub(crate) struct WhitenArgs {
-    /// The training recipe (TOML).
+    /// Training recipe (TOML).
     #[arg(value_name = "RECIPE", value_parser = place::path())]
     recipe: PathBuf,
     /// Folder for the head and the vectors.
     #[arg(long, value_name = "DIR", value_parser = place::path())]
     out: PathBuf,
-    /// What was trained so far: a LoRA adapter's folder, or what `train --out` wrote. Default: the recipe's adapter.
+    /// What has been trained so far: a LoRA adapter's folder, or what `train --out` wrote. Defaults
+    /// to the recipe's adapter.
     #[arg(long, value_name = "DIR", value_parser = place::path())]
     adapter: Option<PathBuf>,
-    /// Power of each direction's variance that is divided out: 0 takes off the mean only, 0.5 whitens in full.
+    /// Power of each direction's variance to divide out: 0 only subtracts the mean, 0.5 whitens
+    /// fully.
     #[arg(long, value_name = "POWER", default_value_t = WhitenOptions::default().power)]
     power: f64,
-    /// Texts that it is fitted to, at most.
+    /// Maximum number of texts to fit the head to.
     #[arg(long, value_name = "N", default_value_t = WhitenOptions::default().texts)]
     texts: usize,
-    /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
+    /// Device to compute on: cpu, cpu:<threads>, or cuda:<number> (if built with feature cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     device: DeviceSpec,
     /// Print JSON.

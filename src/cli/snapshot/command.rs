@@ -23,7 +23,7 @@ Examples:
   scalingnote snapshot gc daily.toml --dry-run
   SCALINGNOTE_SIGNING_KEY_FILE=new.pem scalingnote snapshot sign daily.toml
 
-ROOT is a root URI, a path, or a pipeline file (then its own root and retention are used)."
+ROOT is a root URI, a path, or a pipeline file, whose root and retention are then used."
 )]
 pub(crate) struct SnapshotArgs {
     #[command(subcommand)]

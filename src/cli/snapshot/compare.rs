@@ -14,54 +14,56 @@ use crate::report::{Asked, Changes, Comparison};
 use crate::search::{Hit, NAME_MODEL, QueryEncoder, Snapshot};
 use crate::tower::DeviceSpec;
 
-/// Run the same queries on two snapshots, and show what changes
+/// Run the same queries on two snapshots and show what changes
 ///
-/// Each query is encoded by the tower that each snapshot names. Says how many hits both have, whose first hit is
-/// another note, how far notes move, how scores differ, and which queries change most: before a tower is switched, or a
-/// new snapshot promoted. Two query towers of one embedding space are asked crosswise too, which tells what the corpus
-/// changes from what the tower does.
+/// Each query is encoded by the tower that each snapshot names. Reports how many hits both
+/// snapshots have in common, which queries get a different first hit, how far notes move, how
+/// scores differ, and which queries change most. Use it before you switch towers or promote a new
+/// snapshot. Two query towers that share an embedding space are also tried on each other's
+/// snapshot, which separates the effect of the corpus from that of the tower.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   scalingnote snapshot compare daily.toml 41 42 --queries queries.jsonl
   scalingnote snapshot compare s3://bucket/notes 41 42 --queries asked.txt --by lang --html changes.html
 
-Queries are JSON lines of {\"_id\", \"text\"} (.jsonl), or a query a line. Their texts are shown with --texts only.")]
+Queries are JSON lines of {\"_id\", \"text\"} (.jsonl), or one query per line. Their texts are shown
+only with --texts.")]
 pub(super) struct CompareArgs {
     /// Root URI or path, or a pipeline file.
     #[arg(value_parser = place::text())]
     root: String,
-    /// The snapshot before.
+    /// Snapshot before the change.
     #[arg(value_parser = number::snapshot)]
     before: u64,
-    /// The snapshot after.
+    /// Snapshot after the change.
     #[arg(value_parser = number::snapshot)]
     after: u64,
-    /// The queries.
+    /// File with the queries to run.
     #[arg(long, value_name = "FILE", value_parser = place::path())]
     queries: PathBuf,
-    /// Hits compared of each query.
+    /// Number of hits to compare for each query.
     #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     k: u32,
-    /// Also by the values of this stored column, of the first hit before.
+    /// Also break the results down by this stored column, by its value in the first hit of BEFORE.
     #[arg(long, value_name = "COLUMN")]
     by: Option<String>,
-    /// Compare with every vector instead of walking the indexes.
+    /// Compare with every vector instead of using the indexes.
     #[arg(long)]
     exact: bool,
     /// Show the texts of the queries that change most.
     #[arg(long)]
     texts: bool,
-    /// Also write it as a page.
+    /// Also write the comparison as an HTML page.
     #[arg(long, value_name = "FILE", value_parser = place::path())]
     html: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// The files of the tower before, if they are not where the snapshot says.
+    /// Where the files of BEFORE's tower are, if not where the snapshot says.
     #[arg(long, value_name = "PATH", value_parser = place::text())]
     model_before: Option<String>,
-    /// The files of the tower after.
+    /// Where the files of AFTER's tower are, if not where the snapshot says.
     #[arg(long, value_name = "PATH", value_parser = place::text())]
     model_after: Option<String>,
     /// Accept only snapshots signed with this Ed25519 key (PEM file). Repeatable; a pipeline's own

@@ -11,14 +11,16 @@ use crate::exec;
 use crate::observe::format;
 use crate::stage::{CopyReport, CopyRequest};
 
-/// Copy one snapshot to another root, as from staging to production
+/// Copy one snapshot to another root, for example from staging to production
 ///
-/// Only files that the other root lacks are sent, each hashed on the way; its manifest comes last, under the next
-/// number there, so readers see the whole snapshot or none. What was sent when a copy is interrupted is not sent again:
-/// run the same command. Where the content is served already there is nothing to do.
+/// Sends only the files that the other root lacks, and hashes each on the way. The manifest comes
+/// last, under the next number there, so readers see the whole snapshot or nothing. If a copy is
+/// interrupted, run the same command again: what has been sent is not sent again. If the other root
+/// already serves this content, there is nothing to do.
 ///
-/// Exit code 3 if the other root serves another embedding space (see --switch-tower), or rolled this content back, or
-/// has purged notes of it; 75 if a run or another copy is at work there.
+/// Exits with 3 if the other root serves another embedding space (see --switch-tower), has rolled
+/// this content back, or has purged notes that are in it. Exits with 75 if a run or another copy is
+/// in progress there.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -27,22 +29,22 @@ Examples:
   SCALINGNOTE_SIGNING_KEY_FILE=notes.pem scalingnote snapshot copy staging.toml production.toml --public-key staging.pub
 
 Each root keeps its own numbers, tombstones, rollbacks and signatures. A query tower that was
-adapted to the notes is stored in the root and goes along. The files of any other stay where they
-are: the manifest names them, and no copy of them is made.")]
+adapted to the notes is stored in the root and is copied too. The files of any other tower stay
+where they are: the manifest names them, and they are not copied.")]
 pub(super) struct CopyArgs {
-    /// Root URI or path that has the snapshot, or a pipeline file.
+    /// Root URI or path to copy from, or a pipeline file.
     #[arg(value_parser = place::text())]
     from: String,
-    /// Root URI or path that gets it, or a pipeline file; a folder that is missing is made.
+    /// Root URI or path to copy to, or a pipeline file; a missing folder is created.
     #[arg(value_parser = place::text())]
     to: String,
-    /// Which snapshot; by default the newest.
+    /// Snapshot to copy; defaults to the newest.
     #[arg(long, value_name = "N", value_parser = number::snapshot)]
     snapshot: Option<u64>,
-    /// Copy it also where the other root serves another embedding space.
+    /// Copy even if the other root serves another embedding space.
     #[arg(long)]
     switch_tower: bool,
-    /// Show what would be sent, and copy nothing.
+    /// Show what would be sent, without copying anything.
     #[arg(long)]
     dry_run: bool,
     /// Accept only snapshots signed with this Ed25519 key (PEM file). Repeatable; a pipeline's own

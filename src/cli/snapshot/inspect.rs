@@ -13,7 +13,7 @@ use crate::observe::format;
 use crate::snapshot::{self, Diff, Manifest, NoteDiff};
 use crate::stage::SetScore;
 
-/// All snapshots, newest last
+/// List all snapshots, newest last
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
     /// Root URI or path, or a pipeline file.
@@ -24,7 +24,7 @@ pub(super) struct ListArgs {
     json: bool,
 }
 
-/// One snapshot: the newest, or the one with this number
+/// Show one snapshot: the newest, or the one with this number
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
     /// Root URI or path, or a pipeline file.
@@ -38,7 +38,7 @@ pub(super) struct ShowArgs {
     json: bool,
 }
 
-/// What changed from one snapshot to another
+/// Show what changed from one snapshot to another
 #[derive(Debug, Args)]
 pub(super) struct DiffArgs {
     /// Root URI or path, or a pipeline file.
@@ -47,13 +47,13 @@ pub(super) struct DiffArgs {
     /// The older snapshot.
     #[arg(value_parser = number::snapshot)]
     from: u64,
-    /// The newer snapshot; by default the newest.
+    /// The newer snapshot; defaults to the newest one.
     #[arg(value_parser = number::snapshot)]
     to: Option<u64>,
-    /// Compare note by note: reads the id files of the shards that differ.
+    /// Compare note by note, by reading the id files of the shards that differ.
     #[arg(long)]
     notes: bool,
-    /// Note ids shown of each kind with --notes.
+    /// Number of note ids to show of each kind with --notes.
     #[arg(long, value_name = "N", default_value_t = 10, requires = "notes")]
     samples: usize,
     /// Print JSON.

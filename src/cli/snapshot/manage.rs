@@ -12,38 +12,39 @@ use crate::snapshot::{self, GcReport, Protected, Provenance, Retention, Rollback
 use crate::stage::PurgeRequest;
 use crate::store::Root;
 
-/// Serve an older snapshot's content again, under a new number
+/// Publish an older snapshot's content again, under a new number
 ///
-/// Readers pick the new number up like any other. The content that is rolled back is blocked:
-/// tomorrow's run does not bring it back unless it differs, and [next] does not switch again to a
-/// tower that was rolled back.
+/// Readers pick up the new number like any other. The content that is rolled back is blocked: later
+/// runs do not bring it back unless it differs, and [next] does not switch again to a tower that
+/// was rolled back.
 #[derive(Debug, Args)]
 pub(super) struct RollbackArgs {
     /// Root URI or path, or a pipeline file.
     #[arg(value_parser = place::text())]
     root: String,
-    /// The snapshot whose content is to be served.
+    /// Snapshot whose content to publish again.
     #[arg(value_parser = number::snapshot)]
     number: u64,
-    /// Why; recorded in the new snapshot.
+    /// Reason for the rollback; recorded in the new snapshot.
     #[arg(long, value_name = "TEXT")]
     reason: String,
 }
 
 /// Delete what no retained snapshot, plan or run needs
 ///
-/// Anything younger than the grace time is left alone, so readers and running jobs are safe.
-/// Without a pipeline file the default retention holds, unless flags say otherwise. While a pipeline
-/// file has [next], embeddings of spaces that no snapshot serves yet stay however old they are.
+/// Anything younger than the grace period is left alone, so readers and running jobs are safe.
+/// Without a pipeline file, the default retention applies unless flags say otherwise. While a
+/// pipeline file has [next], embeddings of spaces that no snapshot serves yet are kept, however old
+/// they are.
 #[derive(Debug, Args)]
 pub(super) struct GcArgs {
     /// Root URI or path, or a pipeline file with its [retention].
     #[arg(value_parser = place::text())]
     root: String,
-    /// Say what would be deleted, and delete nothing.
+    /// Show what would be deleted, without deleting anything.
     #[arg(long)]
     dry_run: bool,
-    /// Newest snapshots to keep.
+    /// Number of newest snapshots to keep.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keep: Option<u32>,
     /// Keep everything younger than this many hours.
@@ -52,23 +53,23 @@ pub(super) struct GcArgs {
     /// Delete run folders, prepared text and unnamed embeddings older than this many days.
     #[arg(long, value_name = "DAYS")]
     runs_days: Option<u32>,
-    /// Print JSON with every deleted object.
+    /// Print JSON, including every deleted object.
     #[arg(long)]
     json: bool,
 }
 
 /// Sign snapshots that are already published
 ///
-/// Needed once when you start to sign, and again when you change the key; runs sign what they publish themselves.
-/// The private key is read from the file that SCALINGNOTE_SIGNING_KEY_FILE names, or from SCALINGNOTE_SIGNING_KEY.
-/// A signature says that you trust what a snapshot holds, so check it with `snapshot verify` first. Signatures by other
-/// keys are kept.
+/// Needed once when you start signing, and again when you change the key; runs sign what they
+/// publish themselves. The private key is read from the file that SCALINGNOTE_SIGNING_KEY_FILE
+/// names, or from SCALINGNOTE_SIGNING_KEY. A signature says that you trust what a snapshot holds,
+/// so check it with `snapshot verify` first. Signatures by other keys are kept.
 #[derive(Debug, Args)]
 pub(super) struct SignArgs {
     /// Root URI or path, or a pipeline file.
     #[arg(value_parser = place::text())]
     root: String,
-    /// Snapshot number; by default every snapshot there is.
+    /// Snapshot number; defaults to every snapshot.
     #[arg(value_parser = number::snapshot)]
     number: Option<u64>,
 }

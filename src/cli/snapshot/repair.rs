@@ -12,21 +12,22 @@ use crate::observe::{Event, Running, Stage, format};
 use crate::snapshot::RepairReport;
 use crate::store::layout;
 
-/// Remove damaged files, so that the next run makes them again
+/// Remove damaged files, so that the next run recreates them
 ///
-/// Hashes every embedding part and every file of every index and adapted query tower, and deletes those that are not
-/// what they were written as, with the receipts that name them: restore them first if there is a backup. A tower goes as a
-/// whole. The next run encodes the texts of such parts, builds such indexes and adapts such towers again; in delta mode
-/// that run must have corpus.mode = "full". It refuses to start while a run of this root is in progress.
+/// Hashes every embedding part and every file of every index and adapted query tower, and deletes
+/// those that differ from what was written, along with the receipts that name them. If you have a
+/// backup, restore them from it first. A damaged tower is deleted as a whole. The next run encodes
+/// the texts of such parts, builds such indexes and adapts such towers again; in delta mode, that
+/// run must have corpus.mode = "full". Refuses to start while a run of this root is in progress.
 #[derive(Debug, Args)]
 pub(super) struct RepairArgs {
     /// Root URI or path, or a pipeline file.
     #[arg(value_parser = place::text())]
     root: String,
-    /// Say what would be deleted, and delete nothing.
+    /// Show what would be deleted, without deleting anything.
     #[arg(long)]
     dry_run: bool,
-    /// Print JSON with every deleted object.
+    /// Print JSON, including every deleted object.
     #[arg(long)]
     json: bool,
 }

@@ -20,24 +20,26 @@ use crate::tower::DeviceSpec;
 /// Least cosine between a stored and a re-encoded vector: arithmetic classes differ by less.
 const LEAST_COSINE: f64 = 0.999;
 
-/// Re-hash every file of a snapshot, run its canary queries, check its query towers, and encode a sample of its notes
-/// again
+/// Re-hash every file of a snapshot, run its canary queries, check its query towers, and re-encode
+/// a sample of its notes
 ///
-/// Exit code 1 if a file is missing or altered, if a canary query is answered differently than when the index was
-/// built, if a tower that the snapshot admits for queries was made for other vectors, or if a re-encoded note does not
-/// match its stored vector. A query tower whose files are not on this machine is reported as not checked.
+/// Exits with 1 if a file is missing or altered, if a canary query is answered differently from
+/// when the index was built, if a tower that the snapshot admits for queries was made for other
+/// vectors, or if a re-encoded note does not match its stored vector. A query tower whose files are
+/// not on this machine is reported as not checked.
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
     /// Root URI or path, or a pipeline file.
     #[arg(value_parser = place::text())]
     root: String,
-    /// Snapshot number; by default the newest.
+    /// Snapshot number; defaults to the newest.
     #[arg(value_parser = number::snapshot)]
     number: Option<u64>,
-    /// Notes to encode again; 0 checks the bytes only, no tower is opened.
+    /// Number of notes to re-encode; 0 checks only the bytes and opens no tower.
     #[arg(long, value_name = "N", default_value_t = 16)]
     sample: usize,
-    /// Where to encode: cpu, cpu:<threads> or cuda:<number>; by default the pipeline's first device, or cpu.
+    /// Device to encode on: cpu, cpu:<threads> or cuda:<number>. Defaults to the pipeline's first
+    /// device, or cpu.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
     /// Accept only snapshots signed with this Ed25519 key (PEM file). Repeatable; a pipeline's own
