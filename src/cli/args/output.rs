@@ -14,7 +14,7 @@ pub(crate) struct Global {
     /// Format of log lines and errors on stderr.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "SCALINGNOTE_LOG_FORMAT")]
     pub log_format: LogFormat,
-    /// Log more: -v for what happens, -vv for details, -vvv for everything.
+    /// Log more: -v for events, -vv for details, -vvv for everything.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Print only warnings, errors and results.
