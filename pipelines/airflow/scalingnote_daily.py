@@ -1,27 +1,27 @@
 """The daily re-index as an Airflow 3 DAG: plan -> encode (mapped) -> calibrate -> build (mapped) -> publish -> gc.
 
-Where the pipeline has [query.adapt], the query tower is adapted after encode, beside calibrate and build.
+If the pipeline has [query.adapt], the query tower is adapted after encode, in parallel with calibrate and build.
 
-Where the pipeline has [next], a tower that is to take over, the same steps follow once more for the night's share of
-it (group `night`): nothing is published by them until the night that completes the tower. Give it
-`next.tokens_per_run`: here no deadline ends a night.
+If the pipeline has [next], a tower that is to take over, the same steps run again for the night's share of
+it (group `night`). They publish nothing until the night that completes the tower. Set
+`next.tokens_per_run`, because no deadline ends a night here.
 
-At last `gc` deletes what no snapshot needs any more, after failures and on days without changes too. It is a teardown:
-where it fails, it is red in a green run, and the next run's deletes what it left.
+Finally, `gc` deletes what no snapshot needs any more, also after failures and on days without changes. It is a teardown:
+if it fails, it is red in a green run, and the next run's gc deletes what it left.
 
-Every step is one call of the program, safe to repeat: a task that is done does nothing. Between steps only the
-plan's key and a few numbers travel (XCom); plan and data stay under the pipeline's root. A mapped step does an
-equal share of its stage's tasks, so that a worker loads the model once, however many tasks there are.
+Every step is one call of the program and safe to repeat: a finished task does nothing. Steps pass only the
+plan's key and a few numbers (XCom); plan and data stay under the pipeline's root. A mapped step does an
+equal share of its stage's tasks, so a worker loads the model once, however many tasks there are.
 
-Set up, in the environment of scheduler and workers:
+Set these variables in the environment of scheduler and workers:
     SCALINGNOTE_PIPELINE      the pipeline file, as the steps see it
     SCALINGNOTE               the program (default: scalingnote on the PATH)
-    SCALINGNOTE_SHARES        mapped instances of a stage, at most (default 64)
-    SCALINGNOTE_CORPUS_SHARES mapped instances that read the corpus, at most (default 1: the step `plan` reads it). With
-                              more, where its SQL looks at each row alone: share -> prepare (mapped) -> gather (mapped) -> plan
-    SCALINGNOTE_POD           pipelines/kubernetes/tasks-job.yaml: every step is then a pod of that template
+    SCALINGNOTE_SHARES        most mapped instances of a stage (default 64)
+    SCALINGNOTE_CORPUS_SHARES most mapped instances that read the corpus (default 1: the step `plan` reads it). With
+                              more, if its SQL handles each row alone: share -> prepare (mapped) -> gather (mapped) -> plan
+    SCALINGNOTE_POD           pipelines/kubernetes/tasks-job.yaml: every step is then a pod from that template
                               (pip install apache-airflow-providers-cncf-kubernetes); without it, a process
-and a pool for each kind of machine:
+and create a pool for each kind of machine:
     airflow pools set scalingnote_gpu 4 "one slot a GPU"
     airflow pools set scalingnote_cpu 8 "index builds at a time"
 """

@@ -8,11 +8,11 @@
 # tries (default 300), TELL_AFTER (default 2), KEEP_LOGS_DAYS (default 30), and whatever the program reads
 # (SCALINGNOTE_METRICS_FILE, credentials).
 #
-# A failure (1), a wrong pipeline (2), a refused gate (3) and a killed run are told at once. A night that was only
-# not finished (75, or told to stop) is told when it is the TELL_AFTER-th in a row, for the next run goes on where
-# it stopped; until then this script ends with 0 and prints nothing. Where that cannot be counted, it is told at once.
+# A failure (1), a wrong pipeline (2), a refused gate (3) and a killed run are reported at once. A night that only
+# did not finish (75, or stopped from outside) is reported when it is the TELL_AFTER-th in a row, because the next run
+# resumes. Until then this script prints nothing and ends with 0. If nights cannot be counted, it reports at once.
 #
-# No lock file is needed: while another run is alive, a run ends with 75 and is tried again in its window.
+# No lock file is needed: while another run is active, a run ends with 75 and is retried within its window.
 set -u
 
 if [ $# -ne 2 ]; then
