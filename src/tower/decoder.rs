@@ -27,7 +27,7 @@ pub struct Decoder {
 
 enum Engine {
     Cpu(CpuDecoder),
-    Tensor(TensorDecoder),
+    Tensor(Box<TensorDecoder>),
 }
 
 impl Decoder {
@@ -64,7 +64,7 @@ impl Decoder {
                 reached = Some(ceiling(config.products(), &device, dtype)?);
                 let engine =
                     TensorDecoder::load(config, weights, &device, dtype, max_tokens, true)?;
-                Engine::Tensor(engine)
+                Engine::Tensor(Box::new(engine))
             }
         };
         Ok(Self { config: config.clone(), max_tokens, engine, ceiling: reached })
@@ -89,7 +89,7 @@ impl Decoder {
         let weights = if stored_apart(config) { weights } else { &apart };
         let (dtype, device) = (element(arithmetic)?, open_cuda(*number)?);
         let engine = TensorDecoder::load(config, weights, &device, dtype, max_tokens, false)?;
-        let (config, engine) = (config.clone(), Engine::Tensor(engine));
+        let (config, engine) = (config.clone(), Engine::Tensor(Box::new(engine)));
         Ok(Self { config, max_tokens, engine, ceiling: None })
     }
 
@@ -111,7 +111,7 @@ impl Decoder {
         let device = Device::Cpu;
         let engine = TensorDecoder::load(config, weights, &device, dtype, max_tokens, true)?;
         let reached = ceiling(config.products(), &device, dtype)?;
-        let (config, engine) = (config.clone(), Engine::Tensor(engine));
+        let (config, engine) = (config.clone(), Engine::Tensor(Box::new(engine)));
         Ok(Self { config, max_tokens, engine, ceiling: Some(reached) })
     }
 

@@ -47,6 +47,13 @@ pub(super) trait Learner {
     fn export(&self, optimizer: &AdamW) -> Result<()>;
 }
 
+/// Where a run goes on: what it did before is not progress of this time.
+#[derive(Clone, Copy)]
+struct Start {
+    step: u64,
+    tokens: u64,
+}
+
 /// One training run.
 pub(super) struct Training<'a> {
     pub(super) stage: Stage,
@@ -88,12 +95,13 @@ impl Training<'_> {
             self.inform(format!("resuming after step {}", state.step));
         }
         let (stage, unit) = (self.stage, self.unit);
-        let total = self.planned * self.batch as u64;
+        let start = Start { step: state.step, tokens: state.tokens() };
+        let total = self.expected(start);
         self.reporter.event(Event::StageStarted { stage, total, unit, tokens: 0 });
-        self.tell_limit();
+        self.tell_limit(start);
         let mut saved = Instant::now();
         loop {
-            self.shorten(state);
+            self.shorten(state, start);
             if state.step >= self.planned {
                 break;
             }
@@ -107,7 +115,7 @@ impl Training<'_> {
             if self.has_settled(state) {
                 break;
             }
-            self.step(learner, optimizer, state)?;
+            self.step(learner, optimizer, state, start)?;
             let is_due = |seconds| saved.elapsed() >= Duration::from_secs(seconds);
             if self.checkpoint_seconds.is_some_and(is_due) {
                 self.save(state, optimizer)?;
@@ -142,8 +150,9 @@ impl Training<'_> {
         learner: &mut impl Learner,
         optimizer: &mut AdamW,
         state: &mut State,
+        start: Start,
     ) -> Result<()> {
-        let start = Instant::now();
+        let began = Instant::now();
         let learnt = learner.learn(state.step)?;
         let learning_rate = optimizer.learning_rate(state.step, self.planned);
         let norm = optimizer.step(&learnt.gradients, self.planned).map_err(tensor_error)?;
@@ -161,19 +170,24 @@ impl Training<'_> {
             pairs: learnt.pairs,
             tokens: learnt.tokens,
             repeated: learnt.repeated,
-            seconds: start.elapsed().as_secs_f64(),
+            seconds: began.elapsed().as_secs_f64(),
         })?;
         self.reporter.event(Event::Progress {
             stage: self.stage,
-            done: state.step * self.batch as u64,
-            tokens: state.tokens(),
+            done: (state.step - start.step) * self.batch as u64,
+            tokens: state.tokens() - start.tokens,
         });
         Ok(())
     }
 
+    /// What is left to do at the start, in units.
+    fn expected(&self, start: Start) -> u64 {
+        self.planned.saturating_sub(start.step) * self.batch as u64
+    }
+
     /// Reduces the planned steps to what fits into the time limit at the pace so far. The learning-rate schedule follows
     /// the planned steps, so they only ever go down.
-    fn shorten(&mut self, state: &State) {
+    fn shorten(&mut self, state: &State, start: Start) {
         let Some((began, limit)) = self.limit else { return };
         let spent = began.elapsed();
         // The first steps are slower than the rest because they touch all memory for the first time.
@@ -186,15 +200,15 @@ impl Training<'_> {
         let fitting = state.step.saturating_add(more as u64);
         if fitting < self.planned {
             self.planned = fitting;
-            self.tell_limit();
+            self.tell_limit(start);
         }
     }
 
     /// Tells how much is expected within the time limit, if there is one.
-    fn tell_limit(&self) {
+    fn tell_limit(&self, start: Start) {
         let Some((began, limit)) = self.limit else { return };
         let seconds = limit.saturating_sub(began.elapsed()).as_secs_f64();
-        let (stage, total) = (self.stage, self.planned * self.batch as u64);
+        let (stage, total) = (self.stage, self.expected(start));
         self.reporter.event(Event::Limited { stage, total, seconds });
     }
 
@@ -297,32 +311,45 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_time_leaves_is_told() {
-        let dir = tempfile::tempdir().unwrap();
-        let var = Var::from_vec(vec![1f32], 1, &Device::Cpu).unwrap();
-        let (watch, cancel) = (ValidationOptions::default(), Cancel::new());
-        let told = Arc::new(Recorder::default());
-        let reporter: Arc<dyn Reporter> = told.clone();
-        let training = Training {
+    fn training<'a>(
+        planned: u64,
+        limit: Option<Duration>,
+        output: &'a Path,
+        (watch, reporter, cancel): &'a (ValidationOptions, Arc<dyn Reporter>, Cancel),
+    ) -> Training<'a> {
+        Training {
             stage: Stage::Distill,
             unit: "queries",
             batch: 2,
-            planned: 1_000_000,
-            limit: Some((Instant::now(), Duration::from_millis(200))),
+            planned,
+            limit: limit.map(|limit| (Instant::now(), limit)),
             checkpoint_seconds: None,
-            watch: &watch,
+            watch,
             keep_from: 0,
             model: String::new(),
             pairs: 1,
             parameters: 1,
-            output: dir.path(),
-            reporter: &reporter,
-            cancel: &cancel,
-        };
-        let mut adam = AdamW::new(vec![("w".into(), var)], OptimizerOptions::default()).unwrap();
+            output,
+            reporter,
+            cancel,
+        }
+    }
+
+    fn steady_optimizer() -> AdamW {
+        let var = Var::from_vec(vec![1f32], 1, &Device::Cpu).unwrap();
+        AdamW::new(vec![("w".into(), var)], OptimizerOptions::default()).unwrap()
+    }
+
+    #[test]
+    fn what_time_leaves_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = Arc::new(Recorder::default());
+        let around =
+            (ValidationOptions::default(), told.clone() as Arc<dyn Reporter>, Cancel::new());
+        let limit = Some(Duration::from_millis(200));
+        let training = training(1_000_000, limit, dir.path(), &around);
         let mut state = State::new(Digest256::of(b"steady"));
-        let report = training.run(&mut Steady, &mut adam, &mut state).unwrap();
+        let report = training.run(&mut Steady, &mut steady_optimizer(), &mut state).unwrap();
         let limits: Vec<(u64, f64)> = told
             .events()
             .into_iter()
@@ -338,6 +365,31 @@ mod tests {
         assert_eq!(last, 2 * report.steps.len() as u64, "what was expected at last was done");
     }
 
+    #[test]
+    fn a_run_that_goes_on_counts_only_what_it_does_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = Arc::new(Recorder::default());
+        let around =
+            (ValidationOptions::default(), told.clone() as Arc<dyn Reporter>, Cancel::new());
+        let (mut adam, mut state) = (steady_optimizer(), State::new(Digest256::of(b"steady")));
+        for planned in [2, 5] {
+            training(planned, None, dir.path(), &around)
+                .run(&mut Steady, &mut adam, &mut state)
+                .unwrap();
+        }
+        let counts: Vec<(u64, u64)> = told
+            .events()
+            .into_iter()
+            .filter_map(|(_, event)| match event {
+                Event::StageStarted { total, .. } => Some((total, 0)),
+                Event::Progress { done, tokens, .. } => Some((done, tokens)),
+                _ => None,
+            })
+            .collect();
+        let expected = [(4, 0), (2, 1), (4, 2), (6, 0), (2, 1), (4, 2), (6, 3)];
+        assert_eq!(counts, expected, "units and tokens: those of a start, then those of each step");
+    }
+
     /// A device changes the parameters before the loss is known; none of that gets into a file.
     #[test]
     fn a_loss_that_is_not_a_number_ends_the_run_and_is_not_written() {
@@ -347,23 +399,9 @@ mod tests {
         };
         let dir = tempfile::tempdir().unwrap();
         let var = Var::from_vec(vec![1f64], 1, &Device::Cpu).unwrap();
-        let (watch, reporter, cancel) = (ValidationOptions::default(), silent(), Cancel::new());
-        let training = Training {
-            stage: Stage::Train,
-            unit: "pairs",
-            batch: 1,
-            planned: 3,
-            limit: None,
-            checkpoint_seconds: Some(0),
-            watch: &watch,
-            keep_from: 0,
-            model: String::new(),
-            pairs: 1,
-            parameters: 1,
-            output: dir.path(),
-            reporter: &reporter,
-            cancel: &cancel,
-        };
+        let around = (ValidationOptions::default(), silent(), Cancel::new());
+        let training =
+            Training { checkpoint_seconds: Some(0), ..training(3, None, dir.path(), &around) };
         let run = Digest256::of(b"breaks");
         let error = training.run(&mut Breaks, &mut adam(&var), &mut State::new(run)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Input);
