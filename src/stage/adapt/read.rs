@@ -20,7 +20,7 @@ const VERSION: u32 = 2;
 #[serde(deny_unknown_fields)]
 pub(super) struct Read {
     version: u32,
-    /// Ids of the notes, which a purge looks for.
+    /// Ids of the notes, those of the tower that it goes on from among them; a purge looks for them.
     notes: Vec<String>,
     /// The starts of the hashes of the titles and sentences that it read.
     texts: Vec<String>,
@@ -32,7 +32,8 @@ pub(super) struct Read {
 }
 
 impl Read {
-    /// `read` of the drawn pieces, and those of `before` that are drawn still.
+    /// `read` of the drawn pieces, and those of `before` that are drawn still. The notes of `before` stay, drawn or not:
+    /// the weights go on from what they taught, and a purge may come after the corpus lost them.
     pub fn of<'a>(
         drawn: &Drawn,
         read: impl Iterator<Item = &'a Digest256>,
@@ -41,6 +42,7 @@ impl Read {
         steps: u64,
     ) -> Self {
         let mut notes: Vec<String> = drawn.notes.iter().map(|(id, _)| id.to_string()).collect();
+        notes.extend(before.into_iter().flat_map(|before| before.notes.iter().cloned()));
         notes.sort_unstable();
         notes.dedup();
         let read: HashSet<&Digest256> = read.collect();
@@ -134,10 +136,36 @@ mod tests {
         // The next day reads the others, and knows both.
         let second = of(&hashes[6..], Some(&first), 20);
         assert!(second.new_among(&drawn).is_empty());
+        assert_eq!(second.notes, first.notes);
         // A file of version 1 counts no steps.
         let mut old = serde_json::to_value(&second).unwrap();
         old.as_object_mut().unwrap().remove("steps");
         let old: Read = serde_json::from_value(old).unwrap();
         assert_eq!(old.steps, 0);
+    }
+
+    /// Its weights come from the tower before, and so do the notes that a purge has to find.
+    #[test]
+    fn notes_of_the_tower_before_stay_read() {
+        let drawn = |ids: std::ops::Range<i64>| {
+            let texts = ids.map(|id| {
+                let text = format!("Title {id}\nA sentence of {id}.");
+                (Digest256::of(text.as_bytes()), (NoteId::Int(id), text))
+            });
+            Drawn::of(texts.collect(), 100)
+        };
+        let found = Found { hit_at_10: 1.0, ndcg_at_10: 1.0 };
+        let judged = Judged { texts: 1, notes: 8, llm: found, before: found, now: found };
+        let of = |drawn: &Drawn, before: Option<&Read>| {
+            Read::of(drawn, drawn.pieces().map(|piece| &piece.hash), before, judged, 10)
+        };
+        let first = of(&drawn(0..4), None);
+        let second = of(&drawn(2..6), Some(&first));
+        let third = of(&drawn(5..8), Some(&second));
+        let purged = |id: i64| Purged::default().with(&[NoteId::Int(id)]);
+        assert!((0..8).all(|id| third.holds(&purged(id))), "{:?}", third.notes);
+        assert!(!third.holds(&purged(8)) && !first.holds(&purged(4)));
+        // One that began from scratch read what it was shown, and no more.
+        assert!(!of(&drawn(5..8), None).holds(&purged(0)));
     }
 }

@@ -1,6 +1,8 @@
 //! The query tower adapts to the corpus: a tiny LLM, a tiny student that was distilled from it on other texts, and
 //! notes of a few sentences.
 
+mod purged;
+
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
