@@ -107,6 +107,22 @@ pub(super) fn put_best(
     Ok(vec![best.step])
 }
 
+/// Puts into the optimizer what [`put_best`] gave these `steps` for, or without that the parameters of the best look. Where
+/// nothing is kept, the optimizer stays as it is.
+pub(super) fn put_again(
+    kept: &[Kept],
+    steps: &[u64],
+    optimizer: &AdamW,
+    folder: &Path,
+) -> Result<()> {
+    let are_all = kept.iter().map(|one| one.step).eq(steps.iter().copied());
+    match kept {
+        [] => Ok(()),
+        all if are_all => put(all, optimizer, folder),
+        [best, ..] => put(std::slice::from_ref(best), optimizer, folder),
+    }
+}
+
 /// Puts the mean of what is kept into the optimizer.
 fn put(kept: &[Kept], optimizer: &AdamW, folder: &Path) -> Result<()> {
     let files = kept
@@ -178,6 +194,14 @@ mod tests {
         assert_eq!((put(0.6), value()), (vec![3, 2], 2.5));
         assert_eq!((put(0.2), value()), (vec![3], 3.0));
         assert!(put_best(&[], &adam, dir.path(), || unreachable!()).unwrap().is_empty());
+        // Later, what it was found to be.
+        let again = |kept: &[Kept], steps: &[u64]| {
+            put_again(kept, steps, &adam, dir.path()).unwrap();
+            value()
+        };
+        assert_eq!([again(&kept, &[3, 2]), again(&kept, &[3]), again(&kept, &[])], [2.5, 3.0, 3.0]);
+        set(7.0);
+        assert_eq!(again(&[], &[]), 7.0);
         std::fs::remove_file(kept[0].path(dir.path())).unwrap();
         let lost = put_best(&kept, &adam, dir.path(), || Ok(look(9, 0.6, 0.0))).unwrap_err();
         assert!(lost.to_string().contains("best-00000003"), "{lost}");

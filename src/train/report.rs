@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::files::write;
+use super::files::{read_small_text, write};
 use crate::error::{Result, ResultExt};
 
 /// One step.
@@ -84,6 +84,12 @@ impl TrainReport {
             write(&directory.join(name), text)?;
         }
         Ok(())
+    }
+
+    /// What [`TrainReport::write`] left in `directory`, if it reads.
+    pub(super) fn read(directory: &Path) -> Option<Self> {
+        let text = read_small_text(&directory.join("report.json")).ok()?;
+        serde_json::from_str(&text).ok()
     }
 
     fn html(&self) -> String {

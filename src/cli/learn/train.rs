@@ -62,8 +62,8 @@ pub(crate) struct TrainArgs {
     /// a query with the documents of all of them.
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     device: Vec<DeviceSpec>,
-    /// Train nothing; write the adapter with the best validation result so far to this folder, or
-    /// the adapter of the checkpoint if nothing has been validated yet.
+    /// Train nothing; write the adapter of the run to this folder: the one a finished run wrote, the
+    /// one with the best validation result so far, or the checkpoint's if nothing was validated yet.
     #[arg(long, value_name = "DIR", conflicts_with = "deadline", value_parser = place::path())]
     export: Option<PathBuf>,
     /// Export 16-bit floats, which halves the size.

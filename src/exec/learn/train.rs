@@ -23,8 +23,9 @@ pub async fn train(options: TrainOptions, context: LearnContext) -> Result<Train
     .await
 }
 
-/// Trains nothing: writes what the run in the context's folder has learned into `target`, as f32 or (`half`) as f16. It is
-/// that of the best look so far, or of the checkpoint where nothing has been validated yet. Gives the steps taken.
+/// Trains nothing: writes what the run in the context's folder has learned into `target`, as f32 or (`half`) as f16. Of a
+/// finished run it is what that exported, else what the best look so far has, or the checkpoint where nothing has been
+/// validated yet. Gives the steps taken.
 ///
 /// # Errors
 /// As [`train()`]; NotFound where the folder holds no checkpoint.

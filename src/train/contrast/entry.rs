@@ -40,8 +40,9 @@ pub async fn train(
     })
 }
 
-/// Exports a run that is still going, or was stopped, into `target`, as f32 or (`half`) as f16: the parameters of its
-/// best look so far, or where it has not looked yet, those of its checkpoint. Gives the steps it has taken.
+/// Exports a run into `target`, as f32 or (`half`) as f16: what it exported itself where it is finished; where it is still
+/// going, or was stopped, the parameters of its best look so far, or where it has not looked yet, those of its checkpoint.
+/// Gives the steps it has taken.
 #[expect(clippy::too_many_arguments, reason = "what a run is, where it goes, and who watches")]
 pub async fn export(
     options: &TrainOptions,

@@ -15,7 +15,7 @@ use super::tests::{
     CPU, adapter_of, check_slopes, encode, example, folder, input, losses, mean_loss, model,
     resolve, train, train_files,
 };
-use super::train_decoder;
+use super::{export_checkpoint, train_decoder};
 use crate::dataset::TextSource;
 use crate::error::ErrorKind;
 use crate::observe::Reporter;
@@ -87,6 +87,11 @@ fn the_best_look_is_exported_not_the_last_step() {
         let far = (mean - exported).unwrap().abs().unwrap().sum_all().unwrap();
         assert!(far.to_scalar::<f32>().unwrap() < 1e-4, "{name}");
     }
+    // Exported again, it is the same.
+    let (config, data, again) = (tiny_config("llama"), tiny_data(), tempfile::tempdir().unwrap());
+    let run = input(&config, &data);
+    let steps = export_checkpoint(&run, &options, dir.path(), again.path(), false).unwrap();
+    assert_eq!((steps, adapter_of(again.path())), (12, adapter_of(dir.path())));
     // The run itself is at its last step.
     let last = tensors(dir.path().join("checkpoint.safetensors"));
     let name = files[0].keys().find(|name| name.contains("lora_B")).unwrap();

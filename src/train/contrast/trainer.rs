@@ -183,7 +183,7 @@ fn fit_query_tower(
 }
 
 /// Exports the adapter (or model) of a run, finished or not, into `target`, as f32, or as f16 (`half`) at half the
-/// size: of its best look so far, or where it has not looked yet, of its checkpoint.
+/// size: what a finished run exported, else its best look so far, or where it has not looked yet, its checkpoint.
 ///
 /// # Errors
 /// NotFound without a checkpoint; as [`train_decoder`] otherwise.
@@ -199,10 +199,10 @@ pub fn export_checkpoint(
     let run = input.digest(options)?;
     let state = checkpoint::load(output, run, &mut optimizer)?
         .ok_or_else(|| Error::not_found(format!("no checkpoint in {}", output.display())))?;
-    let best = &state.kept[..state.kept.len().min(1)];
-    keep::put_best(best, &optimizer, output, || {
-        Err(Error::internal("the mean of one is not built"))
-    })?;
+    // Of a run that is done; one that goes on for more steps has taken others since.
+    let done = TrainReport::read(output).filter(|report| report.steps.len() as u64 == state.step);
+    let exported = done.map(|report| report.exported).unwrap_or_default();
+    keep::put_again(&state.kept, &exported, &optimizer, output)?;
     export(&model, &optimizer, options, input.document, target, half)?;
     Ok(state.step)
 }
