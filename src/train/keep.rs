@@ -99,7 +99,7 @@ pub(super) fn put_best(
     if kept.len() > 1 {
         put(kept, optimizer, folder)?;
         let mean = judge()?;
-        if Kept::of(&mean).order(best) == Ordering::Less {
+        if mean.loss.is_finite() && Kept::of(&mean).order(best) == Ordering::Less {
             return Ok(kept.iter().map(|one| one.step).collect());
         }
     }
@@ -193,6 +193,8 @@ mod tests {
         let put = |score| put_best(&kept, &adam, dir.path(), || Ok(look(9, score, 0.0))).unwrap();
         assert_eq!((put(0.6), value()), (vec![3, 2], 2.5));
         assert_eq!((put(0.2), value()), (vec![3], 3.0));
+        let broken = put_best(&kept, &adam, dir.path(), || Ok(look(9, 0.6, f32::NAN))).unwrap();
+        assert_eq!((broken, value()), (vec![3], 3.0));
         assert!(put_best(&[], &adam, dir.path(), || unreachable!()).unwrap().is_empty());
         // Later, what it was found to be.
         let again = |kept: &[Kept], steps: &[u64]| {

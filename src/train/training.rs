@@ -14,7 +14,7 @@ use super::options::ValidationOptions;
 use super::report::{StepRecord, TrainReport, ValidationRecord};
 use super::tensors::{fetch, tensor_error};
 use crate::error::{Error, Result};
-use crate::observe::{Event, Reporter, Stage};
+use crate::observe::{Event, Reporter, Stage, format};
 use crate::types::Cancel;
 
 /// The result of one step, before the optimizer has used it.
@@ -214,6 +214,12 @@ impl Training<'_> {
 
     fn look(&self, learner: &impl Learner, state: &mut State, optimizer: &AdamW) -> Result<()> {
         let Some(seen) = learner.look(state.step)? else { return Ok(()) };
+        if !seen.loss.is_finite() {
+            return Err(Error::input(format!(
+                "the held-out loss is not finite after {}; lower optimizer.learning_rate and start from another output",
+                format::counted(state.step, "step")
+            )));
+        }
         let (most, output) = (self.watch.average, self.output);
         keep::offer(&mut state.kept, &seen, most, self.keep_from, optimizer, output)?;
         state.validation.push(seen);
@@ -257,6 +263,8 @@ impl Training<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use candle_core::{Device, Var};
 
     use super::*;
@@ -311,6 +319,25 @@ mod tests {
         }
     }
 
+    /// Its parameters are numbers, its vectors are not.
+    struct Blind;
+
+    impl Learner for Blind {
+        fn learn(&mut self, step: u64) -> Result<StepResult> {
+            Steady.learn(step)
+        }
+
+        fn look(&self, step: u64) -> Result<Option<ValidationRecord>> {
+            let (loss, score) = if step == 0 { (1.0, 0.5) } else { (f32::NAN, 1.0) };
+            let (accuracy, ndcg) = (0.0, BTreeMap::new());
+            Ok(Some(ValidationRecord { step, loss, accuracy, score, ndcg }))
+        }
+
+        fn export(&self, _: &AdamW) -> Result<()> {
+            Err(Error::internal("a broken run exports nothing"))
+        }
+    }
+
     fn training<'a>(
         planned: u64,
         limit: Option<Duration>,
@@ -338,6 +365,26 @@ mod tests {
     fn steady_optimizer() -> AdamW {
         let var = Var::from_vec(vec![1f32], 1, &Device::Cpu).unwrap();
         AdamW::new(vec![("w".into(), var)], OptimizerOptions::default()).unwrap()
+    }
+
+    #[test]
+    fn a_tower_whose_vectors_are_not_numbers_is_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let watch = ValidationOptions { every: 2, ..ValidationOptions::default() };
+        let around = (watch, silent(), Cancel::new());
+        let run = Digest256::of(b"blind");
+        let error = Training {
+            checkpoint_seconds: Some(0),
+            keep_from: 1,
+            ..training(3, None, dir.path(), &around)
+        }
+        .run(&mut Blind, &mut steady_optimizer(), &mut State::new(run))
+        .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Input);
+        assert!(error.to_string().contains("held-out loss is not finite after 2 steps"), "{error}");
+        // What was written reads, and holds nothing of it.
+        let state = checkpoint::load(dir.path(), run, &mut steady_optimizer()).unwrap().unwrap();
+        assert_eq!((state.step, state.validation.len(), state.kept.len()), (2, 1, 0));
     }
 
     #[test]

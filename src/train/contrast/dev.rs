@@ -158,7 +158,11 @@ fn ndcg_10(scores: &[f32], answers: &[usize]) -> f64 {
         let before = |(at, score): (usize, &f32)| {
             *score > scores[answer] || (*score == scores[answer] && at < answer)
         };
-        scores.iter().enumerate().filter(|one| before(*one)).count()
+        match scores[answer].is_nan() {
+            // A vector that is not a number finds nothing.
+            true => usize::MAX,
+            false => scores.iter().enumerate().filter(|one| before(*one)).count(),
+        }
     };
     let found: f64 =
         answers.iter().map(|answer| rank_of(*answer)).filter(|rank| *rank < 10).map(gain).sum();
@@ -169,13 +173,12 @@ fn ndcg_10(scores: &[f32], answers: &[usize]) -> f64 {
 fn contrast(scores: &[f32], answers: &[usize], temperature: f64) -> (f64, bool) {
     let own = f64::from(scores[answers[0]]);
     let others = scores.iter().enumerate().filter(|(at, _)| !answers.contains(at));
-    let (mut sum, mut is_first) = (1.0, true);
-    for (_, score) in others {
-        let ahead = f64::from(*score) - own;
-        sum += (ahead / temperature).exp();
-        is_first &= ahead <= 0.0;
-    }
-    (sum.ln(), is_first)
+    let ahead: Vec<f64> =
+        others.map(|(_, score)| (f64::from(*score) - own) / temperature).collect();
+    // Out of the sum, whose terms may be beyond all numbers at a low temperature.
+    let most = ahead.iter().copied().fold(0.0, f64::max);
+    let sum = (-most).exp() + ahead.iter().map(|ahead| (ahead - most).exp()).sum::<f64>();
+    (most + sum.ln(), ahead.iter().all(|ahead| *ahead <= 0.0))
 }
 
 #[cfg(test)]
@@ -197,6 +200,11 @@ mod tests {
         let others = [0.1f64, 0.4, 0.3].map(|score| ((score - 0.8) / 0.5).exp());
         assert!((nats - (1.0 + others.iter().sum::<f64>()).ln()).abs() < 1e-6);
         assert!(is_first && !contrast(&scores, &[2], 0.5).1);
+        let (nats, is_first) = contrast(&[-1.0, 1.0], &[0], 1e-3);
+        assert!((nats - 2000.0).abs() < 1e-6 && !is_first, "{nats}");
+        let none = [f32::NAN; 20];
+        assert_eq!(ndcg_10(&none, &[0]), 0.0);
+        assert!(contrast(&none, &[0], 0.5).0.is_nan());
     }
 
     #[test]
