@@ -6,7 +6,8 @@
 Texts of some sets of pairs under DATA (BEIR layout, .xz) are encoded by both towers as notes, each under a root of its own in DIR; a
 run that was stopped goes on when this is called again. Then nDCG@10, each query among the documents of its set, of: the tower's vectors as they
 are; centred; with the fourth root, and the square root, of their covariance divided out; mapped to the teacher's. Judged are titles and bodies of
-stackexchange-mini's notes, scifact's claims for training (neither set's judged queries), and pairs held out of the regression. Needs numpy and pyarrow.
+stackexchange-mini's notes (the titles are its judged queries, which are to find answers there), scifact's claims for training, and pairs held out of the
+regression. Needs numpy and pyarrow.
 """
 
 import argparse

@@ -46,13 +46,19 @@ impl TrainData {
             keep_answered(&mut set, reporter)?;
             held_out.push(set);
         }
-        let data = Self { pairs, texts, held_out };
-        data.check_apart(options, base_dir)?;
+        let mut data = Self { pairs, texts, held_out };
+        data.keep_apart(options, base_dir, reporter)?;
         Ok(data)
     }
 
-    /// Refuses training texts that are in a set that the tower is, or will be, judged on.
-    fn check_apart(&self, options: &TrainOptions, base_dir: &Path) -> Result<()> {
+    /// Refuses training texts that are in a set that the tower is, or will be, judged on, and leaves its queries out of what
+    /// the best checkpoint is chosen by.
+    fn keep_apart(
+        &mut self,
+        options: &TrainOptions,
+        base_dir: &Path,
+        reporter: &Arc<dyn Reporter>,
+    ) -> Result<()> {
         for path in &options.judged {
             let set = RetrievalSet::open(&RetrievalSetOptions::new(place(path, base_dir)?))?;
             let mut judged: HashSet<String> = HashSet::new();
@@ -60,16 +66,48 @@ impl TrainData {
                 judged.insert(normalized(&document.render()));
                 judged.insert(normalized(&document.text));
             }
-            judged.extend(set.queries.iter().map(|query| normalized(&query.text)));
+            let asked: HashSet<String> =
+                set.queries.iter().map(|query| normalized(&query.text)).collect();
+            judged.extend(asked.iter().cloned());
             judged.remove("");
             self.check_without(options, &judged)
                 .context(|| format!("nothing of {} may be trained on (judged)", path.display()))?;
+            self.choose_without(options, &asked, path, reporter)?;
         }
         for (set, source) in self.held_out.iter().zip(&options.validation.sets) {
             let queries = set.pairs.iter().map(|pair| normalized(&pair.query)).collect();
             self.check_without(options, &queries).context(|| {
                 format!("no query of {} may be trained on (validation.sets)", source.path.display())
             })?;
+        }
+        Ok(())
+    }
+
+    /// Leaves the queries that a judged set asks out of `validation.sets`: what is chosen by them would be judged by what
+    /// it was chosen by, also where they are to find other documents.
+    fn choose_without(
+        &mut self,
+        options: &TrainOptions,
+        asked: &HashSet<String>,
+        judged: &Path,
+        reporter: &Arc<dyn Reporter>,
+    ) -> Result<()> {
+        for (set, source) in self.held_out.iter_mut().zip(&options.validation.sets) {
+            let before = set.pairs.len();
+            set.pairs.retain(|pair| !asked.contains(&normalized(&pair.query)));
+            let (left, source) = (set.pairs.len(), source.path.display());
+            let judged = judged.display();
+            if left == 0 {
+                return Err(Error::input(format!(
+                    "every query of {source} (validation.sets) is asked by {judged} (judged); name another set"
+                )));
+            }
+            if left < before {
+                let left_out = counted((before - left) as u64, "pair");
+                reporter.warn(format!(
+                    "{left_out} of {source} (validation.sets) left out: {judged} (judged) asks the same"
+                ));
+            }
         }
         Ok(())
     }
@@ -106,10 +144,11 @@ mod tests {
     use super::*;
     use crate::dataset::{PairSource, TextSource};
     use crate::error::ErrorKind;
+    use crate::observe::{Event, Recorder};
     use crate::train::tests_support::{pairs_file, silent, tiny_options, tiny_pairs};
 
-    #[tokio::test]
-    async fn nothing_judged_is_trained_on() {
+    /// A folder with a judged set of one query, and a recipe that trains on other texts.
+    fn judged() -> (tempfile::TempDir, TrainOptions) {
         let dir = tempfile::tempdir().unwrap();
         let set = dir.path().join("judged");
         std::fs::create_dir(&set).unwrap();
@@ -120,6 +159,12 @@ mod tests {
         let mut options = tiny_options();
         options.pairs = vec![pairs_file(dir.path())];
         options.judged = vec!["judged".into()];
+        (dir, options)
+    }
+
+    #[tokio::test]
+    async fn nothing_judged_is_trained_on() {
+        let (dir, mut options) = judged();
         let (reporter, cancel) = (silent(), Cancel::new());
         let open = async |options: &TrainOptions| {
             TrainData::open(options, dir.path(), &reporter, &cancel).await
@@ -148,5 +193,31 @@ mod tests {
         options.validation.sets = vec![PairSource::new("other.jsonl")];
         let error = open(&options).await.unwrap_err().to_string();
         assert!(error.contains("validation.sets") && error.contains("pairs.jsonl"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn nothing_judged_chooses_what_is_exported() {
+        let (dir, mut options) = judged();
+        options.validation.sets = vec![PairSource::new("dev.jsonl")];
+        let told = Arc::new(Recorder::default());
+        let reporter: Arc<dyn Reporter> = told.clone();
+        let open = async |lines: &str| {
+            std::fs::write(dir.path().join("dev.jsonl"), lines).unwrap();
+            TrainData::open(&options, dir.path(), &reporter, &Cancel::new()).await
+        };
+        // The same question, to find another text.
+        let same = "{\"query\":\"what is it\",\"text\":\"a\"}\n";
+        let data =
+            open(&format!("{same}{{\"query\":\"another\",\"text\":\"b\"}}\n")).await.unwrap();
+        let left: Vec<&str> =
+            data.held_out[0].pairs.iter().map(|pair| pair.query.as_str()).collect();
+        assert_eq!(left, ["another"]);
+        let warned = told.events().into_iter().any(|(_, event)| {
+            matches!(event, Event::Warning { message } if message.starts_with("1 pair of dev.jsonl"))
+        });
+        assert!(warned, "{:?}", told.events());
+        let error = open(same).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Input);
+        assert!(error.to_string().contains("every query of dev.jsonl"), "{error}");
     }
 }

@@ -35,7 +35,8 @@ pub struct TrainOptions {
     #[serde(default)]
     pub loss: LossOptions,
     /// Retrieval sets (folders in BEIR layout) that the tower will be judged on: a training text that is one of their
-    /// queries or documents, but for case, spaces and punctuation, is refused.
+    /// queries or documents, but for case, spaces and punctuation, is refused. A pair of `validation.sets` with one of their
+    /// queries is left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub judged: Vec<PathBuf>,
     /// Pairs held out to watch.
