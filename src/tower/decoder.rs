@@ -26,7 +26,7 @@ pub struct Decoder {
 }
 
 enum Engine {
-    Cpu(CpuDecoder),
+    Cpu(Box<CpuDecoder>),
     Tensor(Box<TensorDecoder>),
 }
 
@@ -49,14 +49,14 @@ impl Decoder {
         let weights = if stored_apart(config) { weights } else { &apart };
         let mut reached = None;
         let engine = match device {
-            DeviceSpec::Cpu { threads } => Engine::Cpu(CpuDecoder::load(
+            DeviceSpec::Cpu { threads } => Engine::Cpu(Box::new(CpuDecoder::load(
                 config,
                 weights,
                 *threads,
                 max_tokens,
                 Isa::best(),
                 arithmetic,
-            )?),
+            )?)),
             DeviceSpec::Cuda(number) => {
                 let dtype = element(arithmetic)?;
                 let device = open_cuda(*number)?;
