@@ -20,8 +20,9 @@ use super::staging::{Read, Upload};
 /// Switches off that every call of the device waits for and records the events of its buffers, which costs as much host
 /// time as the call.
 fn one_stream(device: &CudaDevice) {
-    // SAFETY: tensors of this device are made, used and freed on its one stream, in order; between devices they go over
-    // the host (candle's `to_device`), which waits for the stream.
+    // SAFETY: tensors of this device are made, used and freed on its one stream, in order, and none is copied straight to
+    // another GPU: candle's `to_device` does that on the other's stream, and nobody would wait for it before memory is
+    // freed.
     unsafe { device.disable_event_tracking() }
 }
 

@@ -159,7 +159,7 @@ impl TensorTower for TensorDecoder {
         let c = &self.config;
         let heads = (c.heads + 2 * c.kv_heads) * c.head_dim;
         let widest = heads.max(2 * c.intermediate_size).max(c.hidden_size);
-        check_size(sequences.iter().map(|sequence| sequence.len()).sum(), widest)?;
+        check_size(sequences, widest)?;
         let positions = sequences.iter().flat_map(|sequence| 0..sequence.len() as u32);
         Ok(Planned::new(&self.attention, sequences, positions, want))
     }

@@ -271,7 +271,7 @@ impl TensorTower for TensorEncoder {
     fn plan(&self, sequences: &[&[u32]], want: Want) -> Result<Planned> {
         let c = &self.config;
         let inner = if c.gated() { 2 * c.inner } else { c.inner };
-        check_size(sequences.iter().map(|sequence| sequence.len()).sum(), inner.max(3 * c.hidden))?;
+        check_size(sequences, inner.max(3 * c.hidden))?;
         let positions = sequences.iter().flat_map(|sequence| c.position_rows(sequence));
         Ok(Planned::new(&self.attention, sequences, positions, want))
     }

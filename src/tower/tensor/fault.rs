@@ -19,13 +19,28 @@ pub(super) fn fault<T>(result: candle_core::Result<T>, what: &'static str) -> Re
 /// Elements of one tensor at most: kernels of candle count them in 32 bits, and twice as many make one loop endlessly.
 const MAX_ELEMENTS: usize = 1 << 31;
 
-/// Refuses a batch of `tokens` rows where one of `widest` columns is too large for the device's kernels.
+/// Sequences of one batch at most: the fused attention's launch has one row of blocks for each, no launch has more, and
+/// the kernel's own library discards the error, so that memory as it was would become vectors.
+const MAX_SEQUENCES: usize = 65_535;
+
+/// Refuses a batch that is too large for the device's kernels, whose widest tensor has `widest` columns.
 ///
 /// # Errors
 /// Resource: half of the batch may do.
-pub(super) fn check_size(tokens: usize, widest: usize) -> Result<()> {
+pub(super) fn check_size(sequences: &[&[u32]], widest: usize) -> Result<()> {
+    let tokens: usize = sequences.iter().map(|sequence| sequence.len()).sum();
     if tokens.checked_mul(widest).is_some_and(|elements| elements <= MAX_ELEMENTS) {
-        return Ok(());
+        if sequences.len() <= MAX_SEQUENCES {
+            return Ok(());
+        }
+        return Err(Error::new(
+            ErrorKind::Resource,
+            format!(
+                "a batch of {} texts is too large for a device, whose kernels take {MAX_SEQUENCES}; set \
+                 encode.token_budget to {MAX_SEQUENCES} or less",
+                sequences.len()
+            ),
+        ));
     }
     Err(Error::new(
         ErrorKind::Resource,
@@ -49,6 +64,16 @@ pub(crate) fn is_out_of_memory(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_batch_of_more_texts_than_a_launch_has_blocks_is_refused() {
+        let mut texts = vec![&[1u32][..]; MAX_SEQUENCES];
+        check_size(&texts, 100).unwrap();
+        texts.push(&[1]);
+        let error = check_size(&texts, 100).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Resource);
+        assert!(error.to_string().contains("65536 texts"), "{error}");
+    }
 
     #[test]
     fn a_device_out_of_memory_is_told_from_other_faults() {
