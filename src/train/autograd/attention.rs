@@ -18,6 +18,10 @@ use crate::tower::DecoderConfig;
 /// nothing stay numbers, too.
 const NEVER: f32 = -1e30;
 
+/// Scores of a pack at most: candle's kernels for GPUs count them in 32 bits, and one that is given twice as many loops
+/// endlessly.
+const MOST_SCORES: usize = 1 << 31;
+
 /// Where each sequence of a pack begins, and the rotary angles up to the longest.
 #[derive(Clone)]
 pub(crate) struct Pack {
@@ -269,6 +273,9 @@ impl Pack {
         let longest = self.lengths.iter().copied().max().unwrap_or(0);
         let sequences = self.lengths.len();
         let half = self.head_dim / 2;
+        if !q.device().is_cpu() {
+            check_scores(sequences * self.heads * longest * longest)?;
+        }
         let Padding { pad, unpad, cos, sin, mask } = self.padding(q.device(), q.dtype())?;
         let split = |x: &Tensor, heads: usize, turn: bool| -> Result<Tensor> {
             let x = pad.select(x)?;
@@ -299,6 +306,14 @@ impl Pack {
         let out = p.matmul(&v)?.transpose(1, 2)?.contiguous()?;
         unpad.select(&out.reshape((sequences * longest, self.heads * self.head_dim))?)
     }
+}
+
+/// Refuses more scores than a GPU's kernels count, in the words by which less is tried at once.
+fn check_scores(scores: usize) -> Result<()> {
+    if scores > MOST_SCORES {
+        candle_core::bail!("out of memory: {scores} scores, where {MOST_SCORES} are counted");
+    }
+    Ok(())
 }
 
 /// A pack's tables on a device.
@@ -346,6 +361,13 @@ mod tests {
     use super::*;
     use crate::dataset::SplitMix64;
     use crate::train::tests_support::tiny_config;
+
+    #[test]
+    fn more_scores_than_kernels_count_are_tried_with_less() {
+        check_scores(1 << 31).unwrap();
+        let error = check_scores((1 << 31) + 1).unwrap_err();
+        assert!(crate::tower::is_out_of_memory(&error.to_string()), "{error}");
+    }
 
     #[test]
     fn attention_on_slices_equals_the_composed_one() {
