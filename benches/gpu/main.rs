@@ -4,7 +4,7 @@
 //! usage: gpu parity DIR WHAT [--texts TEXTS.jsonl] [--count N]   vectors beside the processor's in f32
 //!        gpu invariance DIR WHAT [--budgets N] [--count N]       one by one, alone, in reverse, several in flight
 //!        gpu speed DIR WHAT [--budgets N,N] [--count N]          tokens per second
-//!        gpu memory DIR WHAT                                     a batch that no memory holds
+//!        gpu memory DIR WHAT                                     a batch that memory does not hold (it is taken before)
 //!
 //! WHAT is `--model MODEL` or `--shape NAME [--layers N]` (random weights), then [--device D] [--arithmetic A] [--flash off].
 //! D is `cuda:N`, `cpu`, or `tensors`: what a GPU runs, on the processor. Sequences are synthetic but for `--texts`: 256 tokens
