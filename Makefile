@@ -228,7 +228,7 @@ gpu-pack: FEATURES = flash-attn
 gpu-pack: check-tools ## Pack the `gpu` bench into .cache/gpu/gpu.xz, to be carried to a card (benches/gpu/first.sh).
 	@mkdir -p $(CACHE)/gpu $(CACHE)/cuda-kernels
 	@bench=$$(HEAD_DIMS="64 128" $(CUDA) $(CARGO) rustc --release --features $(FEATURES) --bench gpu \
-		--message-format json-render-diagnostics -- @rpath | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p'); \
+		--message-format json-render-diagnostics -- @rpath | sed -n 's/.*"executable":"\([^"]*\/gpu-[^"\/]*\)".*/\1/p'); \
 	test -n "$$bench" && $(PYTHON) -c 'import lzma, os, sys; packed = lzma.compress(open(sys.argv[1], "rb").read(), preset=9); \
 	open(sys.argv[2], "wb").write(packed); size = len(packed) / 2**20; print(f"{sys.argv[2]}: {size:.1f} MiB"); \
 	sys.exit(size > 24 and "error: more than the 24 MiB that travel")' "$$bench" $(CACHE)/gpu/gpu.xz

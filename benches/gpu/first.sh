@@ -13,6 +13,7 @@
 # OUT    where results go (a new folder)        BENCH   the built bench (.cache/gpu/gpu.xz; with SMOKE it is built)
 # COUNT  sequences of each set (2048)           PYTHON  of the peers (python3)
 # KINDS  arithmetics whose batches are compared (all three)
+# PACKED a file outside OUT that gets the results at the end, as tar.gz, however the call ends: where few files come back
 set -u
 cd "$(dirname "$0")/../.."
 call=${1:?1, 2 or 3}
@@ -28,7 +29,11 @@ end=$((begun + limit - 5))
 out=${OUT:-$(mktemp -d)} python=${PYTHON:-python3} count=${COUNT:-2048}
 mkdir -p "$out"
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+ended() {
+    if [ -n "${PACKED:-}" ]; then tar -czf "$PACKED" --exclude '*.ids.json' -C "$out" .; fi
+    rm -rf "$work"
+}
+trap ended EXIT
 if [ "${SMOKE:-}" = 1 ]; then
     device=tensors torch_device=cpu dtype=float32 count=${COUNT:-48} small="tiny" few="tiny" large="tiny"
     kinds=${KINDS:-f32 f16} budgets=1024,4096 batches=4,16 main=f32 beside=6 mixed=18 pack=512
@@ -57,6 +62,7 @@ libraries=$("$python" -c 'import glob, site
 folders = site.getsitepackages() + [site.getusersitepackages()]
 print(":".join(sorted({path.rsplit("/", 1)[0] for folder in folders for path in glob.glob(folder + "/nvidia/*/lib/lib*.so.1[03]")})))' 2>/dev/null)
 export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$libraries" CUDA_CACHE_PATH="$work/kernels"
+mkdir "$CUDA_CACHE_PATH"
 
 left() { echo $((end - $(date +%s))); }
 # step NAME SECONDS COMMAND...: what it prints is OUT/NAME.json; 1 where it failed, 0 where there was no time for it.
@@ -99,7 +105,8 @@ have_peers=0
 case $call in
 1)
     for shape in $few; do
-        must "$shape.parity" 60 "$bench" parity "$work" --shape "$shape" --layers 6 --device "$device" --count $beside
+        # The first one also compiles candle's kernels for the card.
+        must "$shape.parity" 90 "$bench" parity "$work" --shape "$shape" --layers 6 --device "$device" --count $beside
         for kind in $kinds; do
             must "$shape.$kind.invariance" 30 "$bench" invariance "$work" --shape "$shape" --layers 6 --device "$device" \
                 --arithmetic "$kind" --count $mixed --budgets $pack
@@ -126,8 +133,9 @@ case $call in
     [ $have_peers = 1 ] && step ceiling 20 "$python" benches/gpu_peers.py ceiling --device "$torch_device" --dtype $dtype
     [ $have_peers = 1 ] && for shape in $large; do peers "$shape" 35; done
     if command -v ncu > /dev/null; then
-        step layer 45 ncu --clock-control none --launch-skip 60 --launch-count 20 --csv "$bench" speed "$work" --shape qwen3-0.6b \
-            --layers 2 --device "$device" --arithmetic $main --budgets 65536 --count 512 --flash on
+        # Two layers of the bench, from its first measured batch on: before it hundreds of kernels try the device.
+        step layer 45 ncu --clock-control none --profile-from-start off --launch-count 20 --csv --log-file "$out/layer.csv" \
+            "$bench" speed "$work" --shape qwen3-0.6b --layers 2 --device "$device" --arithmetic $main --budgets 65536 --count 512
     fi
     ;;
 3)
