@@ -216,7 +216,7 @@ impl Training<'_> {
         let Some(seen) = learner.look(state.step)? else { return Ok(()) };
         if !seen.loss.is_finite() {
             return Err(Error::input(format!(
-                "the held-out loss is not finite after {}; lower optimizer.learning_rate and start from another output",
+                "the held-out loss is no longer finite after {}; lower optimizer.learning_rate and start from another output",
                 format::counted(state.step, "step")
             )));
         }
@@ -381,7 +381,7 @@ mod tests {
         .run(&mut Blind, &mut steady_optimizer(), &mut State::new(run))
         .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Input);
-        assert!(error.to_string().contains("held-out loss is not finite after 2 steps"), "{error}");
+        assert!(error.to_string().contains("held-out loss is no longer finite after 2 steps"), "{error}");
         // What was written reads, and holds nothing of it.
         let state = checkpoint::load(dir.path(), run, &mut steady_optimizer()).unwrap().unwrap();
         assert_eq!((state.step, state.validation.len(), state.kept.len()), (2, 1, 0));
