@@ -381,7 +381,10 @@ mod tests {
         .run(&mut Blind, &mut steady_optimizer(), &mut State::new(run))
         .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Input);
-        assert!(error.to_string().contains("held-out loss is no longer finite after 2 steps"), "{error}");
+        assert!(
+            error.to_string().contains("held-out loss is no longer finite after 2 steps"),
+            "{error}"
+        );
         // What was written reads, and holds nothing of it.
         let state = checkpoint::load(dir.path(), run, &mut steady_optimizer()).unwrap().unwrap();
         assert_eq!((state.step, state.validation.len(), state.kept.len()), (2, 1, 0));

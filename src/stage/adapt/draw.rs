@@ -43,8 +43,8 @@ impl Piece {
 /// What was drawn.
 #[derive(Debug, Default)]
 pub(super) struct Drawn {
-    /// Notes and the hashes of their texts, ascending by hash.
-    pub notes: Vec<(NoteId, TextHash)>,
+    /// Texts' hashes, ascending, and the notes that have the text: often one.
+    pub notes: Vec<(Vec<NoteId>, TextHash)>,
     /// What is learnt from, in the order of the hashes.
     pub learnt: Vec<Piece>,
     /// What the tower is judged by, likewise: it is never learnt from.
@@ -54,7 +54,7 @@ pub(super) struct Drawn {
 impl Drawn {
     /// Draws at most `most` pieces from the `most` texts with the smallest hashes.
     pub async fn from(env: &TaskEnv, shards: &[PreparedShard], most: usize) -> Result<Self> {
-        let mut smallest: BTreeMap<TextHash, (NoteId, String)> = BTreeMap::new();
+        let mut smallest: BTreeMap<TextHash, (Vec<NoteId>, String)> = BTreeMap::new();
         for shard in shards {
             env.cancel.check()?;
             let mut batches = env.inputs.prepared(&env.root, shard).await?;
@@ -67,7 +67,8 @@ impl Drawn {
                     {
                         continue;
                     }
-                    smallest.entry(row.text_hash).or_insert((row.note_id, row.text));
+                    let new = || (Vec::new(), row.text);
+                    smallest.entry(row.text_hash).or_insert_with(new).0.push(row.note_id);
                     if smallest.len() > most {
                         smallest.pop_last();
                     }
@@ -77,12 +78,12 @@ impl Drawn {
         Ok(Self::of(smallest, most))
     }
 
-    pub(super) fn of(texts: BTreeMap<TextHash, (NoteId, String)>, most: usize) -> Self {
+    pub(super) fn of(texts: BTreeMap<TextHash, (Vec<NoteId>, String)>, most: usize) -> Self {
         let mut pieces: BTreeMap<Digest256, Piece> = BTreeMap::new();
         let mut notes = Vec::with_capacity(texts.len());
-        for (text_hash, (note_id, text)) in texts {
+        for (text_hash, (ids, text)) in texts {
             let note = notes.len();
-            notes.push((note_id, text_hash));
+            notes.push((ids, text_hash));
             for text in pieces_of(&text) {
                 let hash = Digest256::of(text.as_bytes());
                 let new = || Piece { hash, text: text.to_owned(), note, shared: false };
@@ -162,8 +163,8 @@ mod tests {
         let text =
             |id: i64| format!("Title {id}\nThe first sentence of {id}. What all of them say.");
         let texts =
-            notes.map(|id| (Digest256::of(text(id).as_bytes()), (NoteId::Int(id), text(id))));
-        let mut smallest: BTreeMap<TextHash, (NoteId, String)> = texts.collect();
+            notes.map(|id| (Digest256::of(text(id).as_bytes()), (vec![NoteId::Int(id)], text(id))));
+        let mut smallest: BTreeMap<TextHash, (Vec<NoteId>, String)> = texts.collect();
         while smallest.len() > most {
             smallest.pop_last();
         }
@@ -191,7 +192,7 @@ mod tests {
         assert!(drawn.learnt.iter().all(|piece| !piece.is_held_out()));
         for piece in &drawn.held_out {
             assert_ne!(piece.text, "What all of them say.");
-            let NoteId::Int(id) = drawn.notes[piece.note].0 else { panic!("an integer") };
+            let [NoteId::Int(id)] = drawn.notes[piece.note].0[..] else { panic!("an integer") };
             assert!(piece.text.contains(&id.to_string()), "{}", piece.text);
         }
         let ascending = |pieces: &[Piece]| pieces.is_sorted_by_key(|piece| piece.hash);

@@ -41,7 +41,8 @@ impl Read {
         judged: Judged,
         steps: u64,
     ) -> Self {
-        let mut notes: Vec<String> = drawn.notes.iter().map(|(id, _)| id.to_string()).collect();
+        let ids = drawn.notes.iter().flat_map(|(ids, _)| ids);
+        let mut notes: Vec<String> = ids.map(ToString::to_string).collect();
         notes.extend(before.into_iter().flat_map(|before| before.notes.iter().cloned()));
         notes.sort_unstable();
         notes.dedup();
@@ -120,7 +121,7 @@ mod tests {
     fn what_time_left_unread_is_new_the_next_day() {
         let texts = (0..8).map(|id| {
             let text = format!("Title {id}\nA sentence of {id}.");
-            (Digest256::of(text.as_bytes()), (NoteId::Int(id), text))
+            (Digest256::of(text.as_bytes()), (vec![NoteId::Int(id)], text))
         });
         let drawn = Drawn::of(texts.collect(), 100);
         let found = Found { hit_at_10: 1.0, ndcg_at_10: 1.0 };
@@ -150,7 +151,7 @@ mod tests {
         let drawn = |ids: std::ops::Range<i64>| {
             let texts = ids.map(|id| {
                 let text = format!("Title {id}\nA sentence of {id}.");
-                (Digest256::of(text.as_bytes()), (NoteId::Int(id), text))
+                (Digest256::of(text.as_bytes()), (vec![NoteId::Int(id)], text))
             });
             Drawn::of(texts.collect(), 100)
         };

@@ -21,3 +21,16 @@ fn a_purge_takes_the_tower_that_goes_on_from_one_that_read_the_note() {
     assert!(place.towers().is_empty(), "{:?}", place.towers());
     assert_eq!(place.tower(), adapted["adapted"]["base"]);
 }
+
+/// Two notes with the same text are one text to learn from, and either may be purged.
+#[test]
+fn a_purge_takes_the_tower_that_read_a_text_which_the_note_shares() {
+    let mut place = Place::new();
+    let text = place.notes[&7].clone();
+    place.notes.insert(1007, text);
+    place.write();
+    assert_eq!(outcome(&place.run()), "adapted");
+    let purged = json_of(place.path(), "purge root --note-id i:1007 --json");
+    assert_eq!(purged["left"], json!([]), "{purged}");
+    assert!(place.towers().is_empty(), "{:?}", place.towers());
+}
