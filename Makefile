@@ -46,7 +46,7 @@ index: check-tools ## Fresh machine to searchable snapshot: fetch, build, index,
 		"$$bin" search "$(QUICK_ROOT)" "$$query" -k 3; \
 	done; \
 	echo; \
-	echo "The tower is a small chat LLM with an adapter that was trained for two hours and a half on one core: good enough to show,"; \
+	echo "The tower is a small chat LLM with an adapter that was trained for four core-hours: good enough to show,"; \
 	echo "not to ship. pipelines/quickstart/README.md has its scores."; \
 	echo; \
 	echo "  snapshot   $(QUICK_ROOT)/snapshots/   (what serving reads)"; \
