@@ -73,10 +73,7 @@ impl State {
     /// Input where its loss or its gradient is not finite.
     pub(super) fn add(&mut self, record: StepRecord) -> Result<()> {
         if !(record.loss.is_finite() && record.gradient_norm.is_finite()) {
-            return Err(Error::input(format!(
-                "the loss is no longer finite at step {}; lower optimizer.learning_rate and start from another output",
-                self.step
-            )));
+            return Err(diverged("the loss", self.step));
         }
         self.step += 1;
         self.seconds += record.seconds;
@@ -165,12 +162,16 @@ pub(super) fn check_all(state: &State, optimizer: &AdamW) -> Result<()> {
 fn check(values: &[f32], name: &str, state: &State) -> Result<()> {
     match values.iter().all(|value| value.is_finite()) {
         true => Ok(()),
-        false => Err(Error::input(format!(
-            "{name} is no longer finite after {}; lower optimizer.learning_rate and start again with a new output \
-             folder",
-            format::counted(state.step, "step")
-        ))),
+        false => Err(diverged(name, state.step)),
     }
+}
+
+/// The error of a run in which `what` became NaN or infinite.
+pub(super) fn diverged(what: &str, steps: u64) -> Error {
+    Error::input(format!(
+        "{what} is no longer finite after {}; lower optimizer.learning_rate and start again with a new output folder",
+        format::counted(steps, "step")
+    ))
 }
 
 /// Loads the checkpoint of `directory` into `optimizer`, if there is one.

@@ -14,7 +14,7 @@ use super::options::ValidationOptions;
 use super::report::{StepRecord, TrainReport, ValidationRecord};
 use super::tensors::{fetch, tensor_error};
 use crate::error::{Error, Result};
-use crate::observe::{Event, Reporter, Stage, format};
+use crate::observe::{Event, Reporter, Stage};
 use crate::types::Cancel;
 
 /// The result of one step, before the optimizer has used it.
@@ -215,10 +215,7 @@ impl Training<'_> {
     fn look(&self, learner: &impl Learner, state: &mut State, optimizer: &AdamW) -> Result<()> {
         let Some(seen) = learner.look(state.step)? else { return Ok(()) };
         if !seen.loss.is_finite() {
-            return Err(Error::input(format!(
-                "the held-out loss is no longer finite after {}; lower optimizer.learning_rate and start from another output",
-                format::counted(state.step, "step")
-            )));
+            return Err(checkpoint::diverged("the held-out loss", state.step));
         }
         let (most, output) = (self.watch.average, self.output);
         keep::offer(&mut state.kept, &seen, most, self.keep_from, optimizer, output)?;
